@@ -1,0 +1,1 @@
+//! Carries pod actions out over the Container Runtime Interface.

@@ -1,0 +1,1 @@
+//! Pod network over netlink: addresses, veth pairs, routes; also the CNI plugin.

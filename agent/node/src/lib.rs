@@ -1,0 +1,1 @@
+//! Reports the node: registration, lease, status; serves the kubelet API.

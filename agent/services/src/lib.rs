@@ -1,0 +1,1 @@
+//! Turns Services and EndpointSlices into wanted map entries and an ordered diff (no I/O).

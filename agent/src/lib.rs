@@ -1,0 +1,1 @@
+//! The node agent: wires pods, services, network and data path together.

@@ -1,0 +1,1 @@
+//! The Kubernetes vocabulary without I/O: schema tables, metadata, selectors, patches, defaults, validation.

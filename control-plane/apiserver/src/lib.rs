@@ -1,0 +1,1 @@
+//! The Kubernetes API over HTTP: one schema-driven engine for every kind.

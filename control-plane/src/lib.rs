@@ -1,0 +1,1 @@
+//! The control plane: wires store, API server, scheduler and controllers together.

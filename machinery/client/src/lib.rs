@@ -1,0 +1,1 @@
+//! Kubernetes client: kubeconfig or in-process, list-watch caches.

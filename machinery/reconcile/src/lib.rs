@@ -1,0 +1,1 @@
+//! Keyed queue, runner and executor shared by all controllers.
