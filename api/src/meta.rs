@@ -29,7 +29,9 @@ pub struct OwnerReference<'a> {
 impl<'a> Meta<'a> {
     /// The metadata of `object`.
     pub fn of(object: &'a Value) -> Self {
-        Self { fields: object.get("metadata").and_then(Value::as_object) }
+        Self {
+            fields: object.get("metadata").and_then(Value::as_object),
+        }
     }
 
     /// Any field of the metadata.
@@ -97,7 +99,9 @@ impl<'a> Meta<'a> {
 
     fn pairs(self, field: &str) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let map = self.get(field).and_then(Value::as_object);
-        map.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
+        map.into_iter()
+            .flatten()
+            .map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
     }
 
     /// The labels, in the object's order.
@@ -122,7 +126,11 @@ impl<'a> Meta<'a> {
 
     /// The finalizers.
     pub fn finalizers(self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.get("finalizers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+        self.get("finalizers")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
     }
 
     /// The owner references.
@@ -197,11 +205,17 @@ mod tests {
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u",
                 "controller": true}]}});
         let meta = Meta::of(&object);
-        assert_eq!((meta.name(), meta.namespace(), meta.label("x")), ("a", "", Some("1")));
+        assert_eq!(
+            (meta.name(), meta.namespace(), meta.label("x")),
+            ("a", "", Some("1"))
+        );
         assert_eq!(meta.finalizers().collect::<Vec<_>>(), ["f"]);
         assert!(meta.is_terminating());
         let owner = meta.controller().unwrap();
-        assert_eq!((owner.group(), owner.kind, owner.block_owner_deletion), ("apps", "ReplicaSet", false));
+        assert_eq!(
+            (owner.group(), owner.kind, owner.block_owner_deletion),
+            ("apps", "ReplicaSet", false)
+        );
         assert_eq!(Meta::of(&json!(3)).name(), "");
     }
 

@@ -20,15 +20,16 @@ is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
 alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
 '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const QUALIFIED_SHAPE: &str = "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+const QUALIFIED_SHAPE: &str = "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and \
 end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is \
 '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and \
 must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for \
 validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
-fn too_long(max: usize) -> String {
-    format!("must be no more than {max} bytes")
+/// Label keys and values count bytes in their message, DNS names characters.
+fn too_long(max: usize, unit: &str) -> String {
+    format!("must be no more than {max} {unit}")
 }
 
 fn lower_alnum(b: u8) -> bool {
@@ -48,13 +49,17 @@ fn is_shape(text: &str, ends: impl Fn(u8) -> bool, middle: impl Fn(u8) -> bool) 
 }
 
 fn is_qualified_part(text: &str) -> bool {
-    is_shape(text, |b| b.is_ascii_alphanumeric(), |b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    is_shape(
+        text,
+        |b| b.is_ascii_alphanumeric(),
+        |b| b.is_ascii_alphanumeric() || b"-_.".contains(&b),
+    )
 }
 
 fn check(text: &str, max: usize, good: bool, message: &str) -> Vec<String> {
     let mut out = Vec::new();
     if text.len() > max {
-        out.push(too_long(max));
+        out.push(too_long(max, "characters"));
     }
     if !good {
         out.push(message.to_owned());
@@ -64,7 +69,17 @@ fn check(text: &str, max: usize, good: bool, message: &str) -> Vec<String> {
 
 /// RFC 1123 label: names of namespaces, containers, most dotted-free names.
 pub fn dns_label(text: &str) -> Vec<String> {
-    check(text, LABEL_MAX, is_label(text), DNS_LABEL)
+    let dotted = !is_label(text) && text.split('.').all(is_label);
+    check(
+        text,
+        LABEL_MAX,
+        is_label(text),
+        if dotted {
+            "must not contain dots"
+        } else {
+            DNS_LABEL
+        },
+    )
 }
 
 /// RFC 1123 subdomain: names of most objects.
@@ -83,7 +98,11 @@ pub fn path_segment(text: &str) -> Vec<String> {
     if text == "." || text == ".." {
         return vec![format!("may not be '{text}'")];
     }
-    ["/", "%"].iter().filter(|bad| text.contains(**bad)).map(|bad| format!("may not contain '{bad}'")).collect()
+    ["/", "%"]
+        .iter()
+        .filter(|bad| text.contains(**bad))
+        .map(|bad| format!("may not contain '{bad}'"))
+        .collect()
 }
 
 /// A qualified name, optionally with a DNS prefix: label keys, annotation keys, finalizers, resource names.
@@ -96,13 +115,17 @@ pub fn qualified_name(text: &str) -> Vec<String> {
     };
     match prefix {
         Some("") => out.push("prefix part must be non-empty".to_owned()),
-        Some(prefix) => out.extend(dns_subdomain(prefix).into_iter().map(|m| format!("prefix part {m}"))),
+        Some(prefix) => out.extend(
+            dns_subdomain(prefix)
+                .into_iter()
+                .map(|m| format!("prefix part {m}")),
+        ),
         None => {}
     }
     if name.is_empty() {
         out.push("name part must be non-empty".to_owned());
     } else if name.len() > LABEL_MAX {
-        out.push(format!("name part {}", too_long(LABEL_MAX)));
+        out.push(format!("name part {}", too_long(LABEL_MAX, "bytes")));
     }
     if !is_qualified_part(name) {
         out.push(QUALIFIED.to_owned());
@@ -112,7 +135,14 @@ pub fn qualified_name(text: &str) -> Vec<String> {
 
 /// A label's value.
 pub fn label_value(text: &str) -> Vec<String> {
-    check(text, LABEL_MAX, text.is_empty() || is_qualified_part(text), LABEL_VALUE)
+    let mut out = Vec::new();
+    if text.len() > LABEL_MAX {
+        out.push(too_long(LABEL_MAX, "bytes"));
+    }
+    if !text.is_empty() && !is_qualified_part(text) {
+        out.push(LABEL_VALUE.to_owned());
+    }
+    out
 }
 
 /// A named port (IANA service name).
@@ -144,12 +174,18 @@ pub fn env_var_name(text: &str) -> Vec<String> {
     if text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=') {
         return Vec::new();
     }
-    vec!["a valid environment variable name must consist only of printable ASCII characters other than '='".to_owned()]
+    vec![
+        "a valid environment variable name must consist only of printable ASCII characters other than '='"
+            .to_owned(),
+    ]
 }
 
 /// A key of a ConfigMap or Secret.
 pub fn config_map_key(text: &str) -> Vec<String> {
-    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let good = !text.is_empty()
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     let mut out = check(
         text,
         SUBDOMAIN_MAX,
@@ -209,7 +245,9 @@ mod tests {
         for bad in ["", "A", "-a", "a-", "a..b", ".a", "a_b", &"a".repeat(254)] {
             assert!(!dns_subdomain(bad).is_empty(), "{bad}");
         }
-        assert!(dns_label("a.b").len() == 1 && rfc1035_label("1a").len() == 1 && rfc1035_label("a1").is_empty());
+        assert!(
+            dns_label("a.b").len() == 1 && rfc1035_label("1a").len() == 1 && rfc1035_label("a1").is_empty()
+        );
         assert!(path_segment("system:node").is_empty() && path_segment("a/b%").len() == 2);
     }
 

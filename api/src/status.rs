@@ -48,7 +48,11 @@ impl fmt::Display for GroupKind<'_> {
 }
 
 fn write_qualified(f: &mut fmt::Formatter<'_>, name: &str, group: &str) -> fmt::Result {
-    if group.is_empty() { f.write_str(name) } else { write!(f, "{name}.{group}") }
+    if group.is_empty() {
+        f.write_str(name)
+    } else {
+        write!(f, "{name}.{group}")
+    }
 }
 
 /// One cause in `status.details.causes`: a field and what is wrong with it.
@@ -91,8 +95,16 @@ pub fn quote(text: &str) -> String {
 
 impl Cause {
     fn new(reason: &'static str, field: impl Into<String>, head: &str, detail: &str) -> Self {
-        let message = if detail.is_empty() { head.to_owned() } else { format!("{head}: {detail}") };
-        Self { reason, message, field: field.into() }
+        let message = if detail.is_empty() {
+            head.to_owned()
+        } else {
+            format!("{head}: {detail}")
+        };
+        Self {
+            reason,
+            message,
+            field: field.into(),
+        }
     }
 
     /// A field that must be present; `detail` may be empty.
@@ -102,30 +114,58 @@ impl Cause {
 
     /// A value that breaks the field's rule.
     pub fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new("FieldValueInvalid", field, &format!("Invalid value: {}", shown(value)), detail)
+        Self::new(
+            "FieldValueInvalid",
+            field,
+            &format!("Invalid value: {}", shown(value)),
+            detail,
+        )
     }
 
     /// As [`Cause::invalid`], for a string value.
     pub fn invalid_str(field: impl Into<String>, value: &str, detail: &str) -> Self {
-        Self::new("FieldValueInvalid", field, &format!("Invalid value: {}", quote(value)), detail)
+        Self::new(
+            "FieldValueInvalid",
+            field,
+            &format!("Invalid value: {}", quote(value)),
+            detail,
+        )
     }
 
     /// A value of another type than the field's.
     pub fn type_invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
-        Self::new("FieldValueTypeInvalid", field, &format!("Invalid value: {}", shown(value)), detail)
+        Self::new(
+            "FieldValueTypeInvalid",
+            field,
+            &format!("Invalid value: {}", shown(value)),
+            detail,
+        )
     }
 
     /// A value (or list key) that occurs twice where it must be unique.
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
-        Self::new("FieldValueDuplicate", field, &format!("Duplicate value: {}", shown(value)), "")
+        Self::new(
+            "FieldValueDuplicate",
+            field,
+            &format!("Duplicate value: {}", shown(value)),
+            "",
+        )
     }
 
     /// A value outside the set of `supported` ones, listed in the order given.
     pub fn not_supported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|s| quote(s)).collect();
-        let detail =
-            if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
-        Self::new("FieldValueNotSupported", field, &format!("Unsupported value: {}", shown(value)), &detail)
+        let detail = if list.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", list.join(", "))
+        };
+        Self::new(
+            "FieldValueNotSupported",
+            field,
+            &format!("Unsupported value: {}", shown(value)),
+            &detail,
+        )
     }
 
     /// A value that is well formed but may not be there.
@@ -135,18 +175,33 @@ impl Cause {
 
     /// A reference to something that does not exist.
     pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
-        Self::new("FieldValueNotFound", field, &format!("Not found: {}", shown(value)), "")
+        Self::new(
+            "FieldValueNotFound",
+            field,
+            &format!("Not found: {}", shown(value)),
+            "",
+        )
     }
 
     /// A string or blob of more than `max` bytes.
     pub fn too_long(field: impl Into<String>, max: usize) -> Self {
-        Self::new("FieldValueTooLong", field, "Too long", &format!("may not be more than {max} bytes"))
+        Self::new(
+            "FieldValueTooLong",
+            field,
+            "Too long",
+            &format!("may not be more than {max} bytes"),
+        )
     }
 
     /// A list of `actual` items where at most `max` may be.
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
         let head = format!("Too many: {actual}");
-        Self::new("FieldValueTooMany", field, &head, &format!("must have at most {max} items"))
+        Self::new(
+            "FieldValueTooMany",
+            field,
+            &head,
+            &format!("must have at most {max} items"),
+        )
     }
 
     /// The cause as it stands in `status.details.causes`.
@@ -202,7 +257,12 @@ impl Details {
 
     fn to_json(&self) -> Value {
         let mut out = Map::new();
-        let texts = [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)];
+        let texts = [
+            ("name", &self.name),
+            ("group", &self.group),
+            ("kind", &self.kind),
+            ("uid", &self.uid),
+        ];
         for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
             out.insert(key.into(), text.clone().into());
         }
@@ -240,7 +300,12 @@ impl std::error::Error for Status {}
 impl Status {
     /// An error of any code; the named constructors are to be preferred.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            details: None,
+        }
     }
 
     fn with(mut self, details: Details) -> Self {
@@ -275,15 +340,23 @@ impl Status {
 
     /// 404: the server has no such path or resource at all.
     pub fn no_such_resource() -> Self {
-        Self::new(404, "NotFound", "the server could not find the requested resource")
-            .with(Details::default())
+        Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        )
+        .with(Details::default())
     }
 
     /// 409: the name is taken.
     pub fn already_exists<'a>(resource: impl Into<GroupResource<'a>>, name: &str) -> Self {
         let resource = resource.into();
-        Self::new(409, "AlreadyExists", format!("{resource} {} already exists", quote(name)))
-            .with(Details::about(resource, name))
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{resource} {} already exists", quote(name)),
+        )
+        .with(Details::about(resource, name))
     }
 
     /// 409: the generated name was taken; the client should ask again.
@@ -297,26 +370,35 @@ impl Status {
             "{resource} {} already exists, the server was not able to generate a unique name for the object",
             quote(name)
         );
-        Self::new(409, "AlreadyExists", message)
-            .with(Details { retry_after_seconds, ..Details::about(resource, name) })
+        Self::new(409, "AlreadyExists", message).with(Details {
+            retry_after_seconds,
+            ..Details::about(resource, name)
+        })
     }
 
     /// 409: the write is refused for `why`.
     pub fn conflict<'a>(resource: impl Into<GroupResource<'a>>, name: &str, why: &str) -> Self {
         let resource = resource.into();
-        let message = format!("Operation cannot be fulfilled on {resource} {}: {why}", quote(name));
+        let message = format!(
+            "Operation cannot be fulfilled on {resource} {}: {why}",
+            quote(name)
+        );
         Self::new(409, "Conflict", message).with(Details::about(resource, name))
     }
 
     /// 409: the resourceVersion of the request is not the newest.
     pub fn modified<'a>(resource: impl Into<GroupResource<'a>>, name: &str) -> Self {
-        let why = "the object has been modified; please apply your changes to the latest version and try again";
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(resource, name, why)
     }
 
     /// 409: server-side apply met fields of other managers. `causes` have the reason `FieldManagerConflict`.
     pub fn apply_conflict(message: impl Into<String>, causes: Vec<Cause>) -> Self {
-        Self::new(409, "Conflict", message).with(Details { causes, ..Details::default() })
+        Self::new(409, "Conflict", message).with(Details {
+            causes,
+            ..Details::default()
+        })
     }
 
     /// 422: the object breaks rules; `causes` name the fields.
@@ -360,7 +442,10 @@ impl Status {
     /// 405: the resource has no such verb; `action` is what was tried (`create`).
     pub fn method_not_allowed<'a>(resource: impl Into<GroupResource<'a>>, action: &str) -> Self {
         let resource = resource.into();
-        let message = format!("{action} is not supported on resources of kind {}", quote(&resource.to_string()));
+        let message = format!(
+            "{action} is not supported on resources of kind {}",
+            quote(&resource.to_string())
+        );
         Self::new(405, "MethodNotAllowed", message).with(Details::about(resource, ""))
     }
 
@@ -372,7 +457,10 @@ impl Status {
 
     /// 406: none of the representations the client accepts can be made.
     pub fn not_acceptable(accepted: &[&str]) -> Self {
-        let message = format!("only the following media types are accepted: {}", accepted.join(", "));
+        let message = format!(
+            "only the following media types are accepted: {}",
+            accepted.join(", ")
+        );
         Self::new(406, "NotAcceptable", message)
     }
 
@@ -421,8 +509,10 @@ impl Status {
 
     /// 429: too many requests, or a disruption budget that forbids an eviction now.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::new(429, "TooManyRequests", message)
-            .with(Details { retry_after_seconds, ..Details::default() })
+        Self::new(429, "TooManyRequests", message).with(Details {
+            retry_after_seconds,
+            ..Details::default()
+        })
     }
 
     /// 504: the deadline of the request has passed.
@@ -436,8 +526,11 @@ impl Status {
         let message = format!(
             "The {operation} operation against {resource} could not be completed at this time, please try again."
         );
-        let details =
-            Details { name: operation.into(), retry_after_seconds: 1, ..Details::about(resource, "") };
+        let details = Details {
+            name: operation.into(),
+            retry_after_seconds: 1,
+            ..Details::about(resource, "")
+        };
         Self::new(500, "ServerTimeout", message).with(details)
     }
 
@@ -450,9 +543,15 @@ impl Status {
     pub fn internal(why: impl fmt::Display) -> Self {
         let why = why.to_string();
         let message = format!("Internal error occurred: {why}");
-        let cause = Cause { reason: "", message: why, field: String::new() };
-        Self::new(500, "InternalError", message)
-            .with(Details { causes: vec![cause], ..Details::default() })
+        let cause = Cause {
+            reason: "",
+            message: why,
+            field: String::new(),
+        };
+        Self::new(500, "InternalError", message).with(Details {
+            causes: vec![cause],
+            ..Details::default()
+        })
     }
 
     /// The `Status` object that is sent as body.
@@ -473,7 +572,10 @@ impl Status {
 
 /// `Status` with `status: Success`, the answer to a delete whose object is gone at once.
 pub fn success<'a>(resource: impl Into<GroupResource<'a>>, name: &str, uid: &str) -> Value {
-    let details = Details { uid: uid.into(), ..Details::about(resource.into(), name) };
+    let details = Details {
+        uid: uid.into(),
+        ..Details::about(resource.into(), name)
+    };
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details.to_json()})
 }
 
@@ -501,8 +603,16 @@ mod tests {
     fn messages_are_those_clients_match_on() {
         let cases = [
             (Status::not_found(("", "pods"), "x"), 404, r#"pods "x" not found"#),
-            (Status::not_found(("apps", "deployments"), "x"), 404, r#"deployments.apps "x" not found"#),
-            (Status::already_exists(("", "pods"), "x"), 409, r#"pods "x" already exists"#),
+            (
+                Status::not_found(("apps", "deployments"), "x"),
+                404,
+                r#"deployments.apps "x" not found"#,
+            ),
+            (
+                Status::already_exists(("", "pods"), "x"),
+                409,
+                r#"pods "x" already exists"#,
+            ),
             (
                 Status::modified(("", "pods"), "x"),
                 409,
@@ -515,7 +625,11 @@ mod tests {
                 r#"pods is forbidden: User "u" cannot list"#,
             ),
             (Status::internal("no"), 500, "Internal error occurred: no"),
-            (Status::too_large_rv(9, 4), 504, "Timeout: Too large resource version: 9, current: 4"),
+            (
+                Status::too_large_rv(9, 4),
+                504,
+                "Timeout: Too large resource version: 9, current: 4",
+            ),
         ];
         for (status, code, message) in cases {
             assert_eq!((status.code, status.message.as_str()), (code, message));
@@ -526,8 +640,15 @@ mod tests {
     fn invalid_names_each_field_once() {
         let one = vec![Cause::required("spec.containers", "")];
         let status = Status::invalid(("", "Pod"), "x", one.clone());
-        assert_eq!(status.message, r#"Pod "x" is invalid: spec.containers: Required value"#);
-        let two = vec![one[0].clone(), one[0].clone(), Cause::invalid("spec.n", &json!(3), "must be 1")];
+        assert_eq!(
+            status.message,
+            r#"Pod "x" is invalid: spec.containers: Required value"#
+        );
+        let two = vec![
+            one[0].clone(),
+            one[0].clone(),
+            Cause::invalid("spec.n", &json!(3), "must be 1"),
+        ];
         assert_eq!(
             Status::invalid(("apps", "Deployment"), "d", two).message,
             r#"Deployment.apps "d" is invalid: [spec.containers: Required value, spec.n: Invalid value: 3: must be 1]"#
@@ -536,7 +657,11 @@ mod tests {
 
     #[test]
     fn json_has_the_published_shape() {
-        let status = Status::invalid(("", "Pod"), "x", vec![Cause::duplicate("spec.c[1].name", &json!("a"))]);
+        let status = Status::invalid(
+            ("", "Pod"),
+            "x",
+            vec![Cause::duplicate("spec.c[1].name", &json!("a"))],
+        );
         assert_eq!(
             status.to_json(),
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -550,8 +675,17 @@ mod tests {
     #[test]
     fn bad_values_print_like_field_errors() {
         let cause = Cause::not_supported("spec.type", &json!("X"), &["A", "B"]);
-        assert_eq!(cause.message, r#"Unsupported value: "X": supported values: "A", "B""#);
-        assert_eq!(Cause::too_long("m", 63).message, "Too long: may not be more than 63 bytes");
-        assert_eq!(Cause::invalid("m", &json!({"a": 1}), "").message, r#"Invalid value: {"a":1}"#);
+        assert_eq!(
+            cause.message,
+            r#"Unsupported value: "X": supported values: "A", "B""#
+        );
+        assert_eq!(
+            Cause::too_long("m", 63).message,
+            "Too long: may not be more than 63 bytes"
+        );
+        assert_eq!(
+            Cause::invalid("m", &json!({"a": 1}), "").message,
+            r#"Invalid value: {"a":1}"#
+        );
     }
 }
