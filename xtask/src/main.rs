@@ -13,6 +13,7 @@ mod step;
 mod test;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, runs and tests Skep")]
@@ -53,7 +54,18 @@ enum Verb {
     Dist(dist::Args),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not the Debug form: a backtrace tells an operator nothing.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let root = step::workspace_root()?;
     std::env::set_current_dir(&root)?;
     match Cli::parse().verb {

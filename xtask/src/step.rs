@@ -56,3 +56,13 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .map(|dir| dir.join(program))
         .find(|p| p.is_file())
 }
+
+/// Runs another verb of this very program, its output passed through.
+pub fn this_xtask(args: &[&str]) -> Result<()> {
+    let own = std::env::current_exe().context("the path of this program cannot be read")?;
+    let status = Command::new(own).args(args).stdin(Stdio::null()).status()?;
+    if !status.success() {
+        bail!("`cargo xtask {}` failed", args.join(" "));
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! PID 1 of a virtual machine of the kernel matrix.
+//!
+//! Reads `/etc/run` (run id, kernel label, filter), runs every binary in `/tests` and reports on the second serial port,
+//! a line each: `PASS name`, `FAIL name`, `SKIP name: reason`, `BUDGET program instructions`, last `END id counts`.
+
+use anyhow::{Context, Result};
+use rustix::mount::{MountFlags, mount};
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!("guest-init: this is the init of a test machine; it does nothing elsewhere");
+        std::process::exit(2);
+    }
+    if let Err(error) = run() {
+        eprintln!("guest-init: {error:#}");
+    }
+    rustix::fs::sync();
+    // Power off; with -no-reboot this ends QEMU.
+    rustix::system::reboot(rustix::system::RebootCommand::PowerOff).ok();
+}
+
+fn run() -> Result<()> {
+    mounts()?;
+    modules()?;
+    Command::new("/bin/ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .context("ip")?;
+    let run = fs::read_to_string("/etc/run")?;
+    let mut lines = run.lines();
+    let mut results = Results::open(lines.next().unwrap_or_default())?;
+    let label = lines.next().unwrap_or_default();
+    let filter = lines.next().unwrap_or_default();
+    let mut binaries: Vec<_> = fs::read_dir("/tests")?
+        .map(|e| Ok(e?.path()))
+        .collect::<Result<_>>()?;
+    binaries.sort();
+    for binary in binaries {
+        results.run_binary(&binary, label, filter)?;
+    }
+    results.end()
+}
+
+fn mounts() -> Result<()> {
+    let table = [
+        ("proc", "/proc", "proc"),
+        ("sysfs", "/sys", "sysfs"),
+        ("devtmpfs", "/dev", "devtmpfs"),
+        ("tmpfs", "/tmp", "tmpfs"),
+        ("tmpfs", "/run", "tmpfs"),
+        ("bpffs", "/sys/fs/bpf", "bpf"),
+        ("cgroup2", "/sys/fs/cgroup", "cgroup2"),
+    ];
+    for (source, target, kind) in table {
+        fs::create_dir_all(target).ok();
+        mount(source, target, kind, MountFlags::empty(), None).with_context(|| format!("mount {target}"))?;
+    }
+    Ok(())
+}
+
+fn modules() -> Result<()> {
+    let mut files: Vec<_> = fs::read_dir("/modules")?
+        .map(|e| Ok(e?.path()))
+        .collect::<Result<_>>()?;
+    files.sort();
+    for file in files {
+        let module = File::open(&file)?;
+        rustix::system::finit_module(module, &CString::default(), 0)
+            .with_context(|| format!("module {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The report in the making.
+struct Results {
+    port: File,
+    run_id: String,
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Results {
+    fn open(run_id: &str) -> Result<Self> {
+        let port = OpenOptions::new()
+            .write(true)
+            .open("/dev/ttyS1")
+            .context("second serial port")?;
+        let mut results = Self {
+            port,
+            run_id: run_id.to_string(),
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+        };
+        results.say(&format!("BEGIN {run_id}"))?;
+        Ok(results)
+    }
+
+    fn say(&mut self, line: &str) -> Result<()> {
+        writeln!(self.port, "{line}").context("second serial port")
+    }
+
+    /// Runs one test binary of the standard harness and passes on each of its results.
+    fn run_binary(&mut self, binary: &Path, label: &str, filter: &str) -> Result<()> {
+        let package = binary
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default()
+            .to_string();
+        let skips = format!("/tmp/skips-{package}");
+        let mut child = Command::new("/bin/busybox")
+            .args(["timeout", "120"])
+            .arg(binary)
+            .args(["--test-threads=1", filter])
+            .env_clear()
+            .env("PATH", "/bin")
+            .env("SKEP_KERNEL", label)
+            .env("SKEP_SKIPS", &skips)
+            .env("RUST_BACKTRACE", "0")
+            .current_dir("/tmp")
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| package.clone())?;
+        let out = child.stdout.take().context("no output")?;
+        let mut seen = Vec::new();
+        for line in BufReader::new(out).lines() {
+            let line = line?;
+            println!("{line}");
+            seen.extend(outcome(&line));
+            if let Some(budget) = line.strip_prefix("BUDGET ") {
+                self.say(&format!("BUDGET {budget}"))?;
+            }
+        }
+        let ended = child.wait()?;
+        self.report(
+            &package,
+            seen,
+            &fs::read_to_string(&skips).unwrap_or_default(),
+            ended.success(),
+        )
+    }
+
+    fn report(
+        &mut self,
+        package: &str,
+        seen: Vec<(String, bool)>,
+        skips: &str,
+        ended_well: bool,
+    ) -> Result<()> {
+        let failed_before = self.failed;
+        for (test, passed) in seen {
+            let reason = skips
+                .lines()
+                .filter_map(|l| l.split_once('\t'))
+                .find(|(name, _)| *name == test);
+            match (passed, reason) {
+                (false, _) => {
+                    self.failed += 1;
+                    self.say(&format!("FAIL {package}::{test}"))?;
+                }
+                (true, Some((_, why))) => {
+                    self.skipped += 1;
+                    self.say(&format!("SKIP {package}::{test}: {why}"))?;
+                }
+                (true, None) => {
+                    self.passed += 1;
+                    self.say(&format!("PASS {package}::{test}"))?;
+                }
+            }
+        }
+        if !ended_well && self.failed == failed_before {
+            self.failed += 1;
+            self.say(&format!("FAIL {package} ended before its tests did"))?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let line = format!(
+            "END {} pass={} fail={} skip={}",
+            self.run_id, self.passed, self.failed, self.skipped
+        );
+        self.say(&line)
+    }
+}
+
+/// `test a::b ... ok` → (`a::b`, passed). A test that is ignored says nothing here.
+fn outcome(line: &str) -> Option<(String, bool)> {
+    let (name, result) = line.strip_prefix("test ")?.rsplit_once(" ... ")?;
+    match result {
+        "ok" => Some((name.to_string(), true)),
+        "FAILED" => Some((name.to_string(), false)),
+        _ => None,
+    }
+}
