@@ -1,8 +1,36 @@
-use anyhow::{Result, bail};
+//! `cargo xtask build`: bytecode, container images, and the binary that embeds both.
+
+use crate::{ebpf, image, step};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Only the container images, into target/images
+    #[arg(long)]
+    images: bool,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    bail!("`build` is not built yet")
+pub fn run(args: Args) -> Result<()> {
+    if args.images {
+        return image::build();
+    }
+    binary().map(|path| println!("{}", path.display()))
+}
+
+/// Builds what changed and returns the binary.
+pub fn binary() -> Result<PathBuf> {
+    ebpf::build(&step::workspace_root()?, false)?;
+    image::build()?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--release", "--package", "skep"]);
+    step::shown("build skep", &mut cargo)?;
+    Ok(target_dir()?.join("release/skep"))
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> Result<PathBuf> {
+    let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    Ok(std::path::absolute(dir)?)
 }

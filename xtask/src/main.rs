@@ -6,6 +6,7 @@ mod codegen;
 mod conformance;
 mod dist;
 mod ebpf;
+mod image;
 mod kernels;
 mod peers;
 mod setup;
