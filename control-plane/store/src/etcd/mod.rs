@@ -11,17 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::core::Core;
 use crate::{Entry, Expect, OpenError, Options, Revision, Snapshot, StoreError};
 use feed::Feed;
 use lease::Leases;
-use link::{Link, entry_of, unavailable};
+use link::{Link, Loaded, entry_of, unavailable};
 use reader::Reader;
 
 /// Time for an event that is on its way to arrive, before a marker is written to learn how far the watch is.
 const GRACE: Duration = Duration::from_millis(20);
+/// Wait between attempts to connect when the store is opened.
+const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// Operations in one transaction of an import; etcd's default limit is 128.
 const IMPORT_OPS: usize = 100;
 /// Bytes in one transaction of an import; etcd's default limit of a request is 1.5 MiB.
@@ -72,14 +75,7 @@ pub(crate) struct Etcd {
 impl Etcd {
     pub(crate) async fn connect(config: EtcdConfig) -> Result<(Self, Arc<Core>), OpenError> {
         let link = Link::new(&config).await?;
-        let open_error = |reason: String| OpenError::Etcd {
-            endpoints: config.endpoints.join(", "),
-            reason,
-        };
-        let loaded = tokio::time::timeout(config.options.deadline, link.load()).await;
-        let loaded = loaded
-            .map_err(|_| open_error("no answer".into()))?
-            .map_err(|error| open_error(error.to_string()))?;
+        let loaded = load_in_time(&link, &config).await?;
         let base = Snapshot {
             revision: loaded.revision,
             tree: loaded.entries.into_iter().collect(),
@@ -159,7 +155,7 @@ impl Etcd {
         let put = TxnOp::put(key.clone(), value, Some(PutOptions::new().with_lease(lease)));
         let conditions = match expect {
             Expect::Absent => vec![Compare::version(key.clone(), CompareOp::Equal, 0)],
-            Expect::Modified(revision) => vec![modified(&key, revision)],
+            Expect::Modified(revision) => modified(&key, revision),
             Expect::Any => Vec::new(),
         };
         self.transact(conditions, put, key).await
@@ -172,17 +168,17 @@ impl Etcd {
     ) -> Result<(Revision, Arc<Entry>), StoreError> {
         self.check_open()?;
         let full = self.link.key(&key);
-        let condition = match expect {
+        let conditions = match expect {
             Expect::Absent => {
                 let current = self.fresh().await?.get(&key).cloned();
                 return Err(StoreError::Conflict { current });
             }
             Expect::Modified(revision) => modified(&full, revision),
-            Expect::Any => Compare::version(full.clone(), CompareOp::Greater, 0),
+            Expect::Any => vec![exists(&full)],
         };
         let delete = TxnOp::delete(full.clone(), Some(DeleteOptions::new().with_prev_key()));
         let answer = self
-            .transact(vec![condition], delete, full)
+            .transact(conditions, delete, full)
             .await
             .map_err(|error| unavailable(&error))?;
         if !answer.succeeded() {
@@ -307,11 +303,35 @@ impl Etcd {
     }
 }
 
-fn modified(key: &[u8], revision: Revision) -> Compare {
-    // No key has this revision, so a number that etcd cannot have made matches nothing.
-    Compare::mod_revision(
-        key,
-        CompareOp::Equal,
-        i64::try_from(revision.get()).unwrap_or(i64::MAX),
-    )
+/// Reads everything, trying again until the deadline: etcd may be starting at the same time as we.
+async fn load_in_time(link: &Link, config: &EtcdConfig) -> Result<Loaded, OpenError> {
+    let give_up = Instant::now() + config.options.deadline;
+    let mut reason = "no answer".to_owned();
+    loop {
+        match timeout_at(give_up, link.load()).await {
+            Ok(Ok(loaded)) => return Ok(loaded),
+            Ok(Err(error)) => reason = error.to_string(),
+            Err(_) => {
+                return Err(OpenError::Etcd {
+                    endpoints: config.endpoints.join(", "),
+                    reason,
+                });
+            }
+        }
+        sleep(CONNECT_PAUSE).await;
+    }
+}
+
+fn exists(key: &[u8]) -> Compare {
+    Compare::version(key, CompareOp::Greater, 0)
+}
+
+fn modified(key: &[u8], revision: Revision) -> Vec<Compare> {
+    // No key has this revision, so a number that etcd cannot have made matches nothing. A key that does not exist has
+    // revision 0 for etcd, and matches nothing here.
+    let revision = i64::try_from(revision.get()).unwrap_or(i64::MAX);
+    vec![
+        exists(key),
+        Compare::mod_revision(key, CompareOp::Equal, revision),
+    ]
 }

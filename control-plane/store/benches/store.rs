@@ -1,0 +1,139 @@
+//! Puts with one and with many writers, reads of a range, fan-out of a change to watchers.
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use control_plane_store::{Durability, Expect, Options, Store, WatchItem};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tokio::runtime::Runtime;
+
+const VALUE: usize = 1000;
+
+async fn open(folder: &tempfile::TempDir, durability: Durability) -> Store {
+    let options = Options {
+        durability,
+        watch_room: 100_000,
+        ..Options::default()
+    };
+    Store::open_embedded(&folder.path().join("store.redb"), options)
+        .await
+        .unwrap()
+}
+
+/// Time for `count` creates by so many writers at once.
+async fn create(store: &Store, writers: u64, count: u64) -> Duration {
+    let salt = fastrand::u64(..);
+    let began = Instant::now();
+    let writers = (0..writers).map(|writer| {
+        let store = store.clone();
+        let share = count / writers + u64::from(writer < count % writers);
+        tokio::spawn(async move {
+            for n in 0..share {
+                let key = format!("/registry/configmaps/{salt:x}/{writer}-{n}");
+                store
+                    .put(key, vec![b'v'; VALUE], Expect::Absent, None)
+                    .await
+                    .unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    began.elapsed()
+}
+
+fn puts(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let mut group = criterion.benchmark_group("put");
+    group.throughput(Throughput::Elements(1));
+    for (name, durability, writers) in [
+        ("synced/1", Durability::Synced, 1),
+        ("synced/32", Durability::Synced, 32),
+        ("synced/256", Durability::Synced, 256),
+        ("relaxed/32", Durability::Relaxed, 32),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = runtime.block_on(open(&folder, durability));
+        group.bench_function(name, |bench| {
+            bench.iter_custom(|count| runtime.block_on(create(&store, writers, count)));
+        });
+        runtime.block_on(store.close());
+    }
+    group.finish();
+}
+
+fn ranges(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = runtime.block_on(open(&folder, Durability::Relaxed));
+    runtime.block_on(create(&store, 32, 20_000));
+    let oldest = store.snapshot().revision();
+    runtime.block_on(create(&store, 32, 5_000));
+    let mut group = criterion.benchmark_group("read");
+    group.bench_function("snapshot", |bench| {
+        bench.iter(|| black_box(store.snapshot().revision()))
+    });
+    group.bench_function("range of 25k", |bench| {
+        bench.iter(|| {
+            store
+                .snapshot()
+                .range(b"/registry/", b"")
+                .map(|(_, entry)| entry.value.len())
+                .sum::<usize>()
+        });
+    });
+    group.bench_function("5k revisions ago, read again", |bench| {
+        bench.iter(|| store.at(oldest).unwrap().len())
+    });
+    group.finish();
+    runtime.block_on(store.close());
+}
+
+fn fan_out(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = runtime.block_on(open(&folder, Durability::Relaxed));
+    let mut group = criterion.benchmark_group("watch");
+    for (name, same, others) in [
+        ("1 watcher", 1, 0),
+        ("1 watcher and 5000 of others", 1, 5000),
+        ("100 watchers", 100, 0),
+    ] {
+        let start = store.snapshot().revision();
+        let others: Vec<_> = (0..others)
+            .map(|n| {
+                store
+                    .watch(format!("/registry/other/{n}/").as_bytes(), start)
+                    .unwrap()
+            })
+            .collect();
+        let mut watches: Vec<_> = (0..same)
+            .map(|_| store.watch(b"/registry/pods/", start).unwrap())
+            .collect();
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                runtime.block_on(async {
+                    store
+                        .put("/registry/pods/ns/name", "v", Expect::Any, None)
+                        .await
+                        .unwrap();
+                    for watch in &mut watches {
+                        assert!(matches!(watch.next().await, Some(Ok(WatchItem::Event(_)))));
+                    }
+                });
+            });
+        });
+        drop(others);
+    }
+    group.finish();
+    runtime.block_on(store.close());
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
+    targets = puts, ranges, fan_out
+}
+criterion_main!(benches);

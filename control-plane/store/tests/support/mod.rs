@@ -1,0 +1,216 @@
+//! Places where a store can be opened: a file of its own, or an etcd of its own.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use control_plane_store::{EtcdConfig, Options, Store};
+use tempfile::TempDir;
+
+/// Where the stores of one test live; a store opened again finds what the last one left.
+pub trait Place: Sync {
+    /// Opens the store; the one opened before must be closed.
+    fn open(&self, options: Options) -> impl Future<Output = Store> + Send;
+    /// Whether history outlives the process.
+    const KEEPS_HISTORY: bool;
+}
+
+/// Options with a short deadline, so that a hanging store fails its test soon.
+pub fn options() -> Options {
+    Options {
+        deadline: Duration::from_secs(20),
+        ..Options::default()
+    }
+}
+
+/// A folder with the file of an embedded store.
+pub struct File(pub TempDir);
+
+impl File {
+    pub async fn new() -> Self {
+        Self(
+            tempfile::Builder::new()
+                .prefix("store-test-")
+                .tempdir()
+                .expect("a temporary folder"),
+        )
+    }
+
+    pub fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("store.redb")
+    }
+}
+
+impl Place for File {
+    async fn open(&self, options: Options) -> Store {
+        Store::open_embedded(&self.path(), options)
+            .await
+            .expect("the file opens")
+    }
+
+    const KEEPS_HISTORY: bool = true;
+}
+
+/// A real etcd on loopback, ended with the test.
+pub struct Etcd {
+    folder: TempDir,
+    client_url: String,
+    peer_url: String,
+    process: std::sync::Mutex<Child>,
+    pub prefix: String,
+}
+
+fn free_url() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
+    format!(
+        "http://{}",
+        listener.local_addr().expect("a bound socket has an address")
+    )
+}
+
+fn spawn(folder: &Path, client: &str, peer: &str) -> Child {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("a log file");
+    Command::new("etcd")
+        .args(["--name", "test", "--data-dir"])
+        .arg(folder.join("data"))
+        .args(["--listen-client-urls", client, "--advertise-client-urls", client])
+        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+        .args(["--initial-cluster", &format!("test={peer}")])
+        // A single member elects itself, so short intervals only make the start and the shortest lease shorter.
+        .args([
+            "--heartbeat-interval",
+            "20",
+            "--election-timeout",
+            "200",
+            "--max-request-bytes",
+            "8388608",
+        ])
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("cannot start `etcd`; run `cargo xtask setup`, which installs it")
+}
+
+/// A client of an etcd that may still be starting.
+async fn answering_client(url: &str) -> etcd_client::Client {
+    let began = std::time::Instant::now();
+    loop {
+        // A new one each time: a client tells the error of an old attempt to connect to a later request.
+        let mut client = etcd_client::Client::connect([url], None)
+            .await
+            .expect("the address is one");
+        let Err(error) = client.get("/", None).await else {
+            return client;
+        };
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "etcd does not answer: {error}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl Etcd {
+    pub async fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("store-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        let (client_url, peer_url) = (free_url(), free_url());
+        let process = std::sync::Mutex::new(spawn(folder.path(), &client_url, &peer_url));
+        Self {
+            folder,
+            client_url,
+            peer_url,
+            process,
+            prefix: "/test".into(),
+        }
+    }
+
+    pub fn config(&self, options: Options) -> EtcdConfig {
+        EtcdConfig {
+            endpoints: vec![self.client_url.clone()],
+            tls: None,
+            prefix: self.prefix.clone(),
+            options,
+        }
+    }
+
+    /// A client that is not ours.
+    pub async fn foreign(&self) -> etcd_client::Client {
+        answering_client(&self.client_url).await
+    }
+
+    pub fn kill(&self) {
+        let mut process = self.process.lock().unwrap();
+        process.kill().and_then(|()| process.wait()).expect("etcd runs");
+    }
+
+    pub fn start(&self) {
+        *self.process.lock().unwrap() = spawn(self.folder.path(), &self.client_url, &self.peer_url);
+    }
+
+    /// Runs etcd at other addresses while `change` works on its data, out of sight of open stores.
+    pub async fn change_offline<W: Future>(
+        &self,
+        change: impl FnOnce(etcd_client::Client) -> W,
+    ) -> W::Output {
+        let (client_url, peer_url) = (free_url(), free_url());
+        let mut hidden = spawn(self.folder.path(), &client_url, &peer_url);
+        let client = answering_client(&client_url).await;
+        let result = change(client).await;
+        hidden
+            .kill()
+            .and_then(|()| hidden.wait())
+            .map(drop)
+            .expect("etcd runs");
+        result
+    }
+
+    /// Loses everything.
+    pub fn wipe(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("data")).expect("etcd's data is there");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.lock().unwrap().id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .expect("kill runs")
+                .success()
+        );
+    }
+}
+
+impl Place for Etcd {
+    async fn open(&self, options: Options) -> Store {
+        Store::connect_etcd(self.config(options))
+            .await
+            .expect("etcd answers")
+    }
+
+    const KEEPS_HISTORY: bool = false;
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        if let Ok(process) = self.process.get_mut() {
+            // It may have been ended by the test.
+            let _ = process.kill().and_then(|()| process.wait());
+            if std::thread::panicking() {
+                eprintln!(
+                    "etcd said:\n{}",
+                    std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+                );
+            }
+        }
+    }
+}
