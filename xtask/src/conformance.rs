@@ -3,6 +3,7 @@
 //! Writes `docs/conformance.md` and the list `tests/conformance/passing.tsv` (seconds, name). `cargo xtask test` runs the
 //! fast part of that list again, so that what passed once stays passing.
 
+use crate::e2e_images;
 use crate::peers::{self, Peer};
 use crate::step;
 use crate::test::Outcome;
@@ -76,7 +77,7 @@ pub fn known_to_pass() -> Result<Outcome> {
     if fast.is_empty() {
         return Ok(Outcome::default());
     }
-    peers::ensure(&[Peer::E2e, Peer::Ginkgo, Peer::Kubectl])?;
+    peers::ensure(&[Peer::E2e, Peer::Ginkgo, Peer::Kubectl, Peer::Agnhost])?;
     step::this_xtask(&["build"])?;
     let focus: Vec<String> = fast.iter().map(|name| format!("{}$", escaped(name))).collect();
     let specs = on_cluster(None, |kubeconfig| run_specs(kubeconfig, &focus, None, 4))?;
@@ -105,7 +106,9 @@ fn on_cluster<T>(kubeconfig: Option<&Path>, work: impl FnOnce(&Path) -> Result<T
         "starting a cluster",
         Command::new(skep).args(["up", "--name", CLUSTER, "--nodes", "2"]),
     )?;
-    let result = cluster_kubeconfig(skep).and_then(|path| work(&path));
+    let result = load_images(skep)
+        .and_then(|()| cluster_kubeconfig(skep))
+        .and_then(|path| work(&path));
     let down = step::shown(
         "removing the cluster",
         Command::new(skep).args(["down", "--name", CLUSTER]),
@@ -113,6 +116,16 @@ fn on_cluster<T>(kubeconfig: Option<&Path>, work: impl FnOnce(&Path) -> Result<T
     let value = result?;
     down?;
     Ok(value)
+}
+
+/// There is no registry: every node gets the images that the specs name.
+fn load_images(skep: &Path) -> Result<()> {
+    let archive = e2e_images::ensure()?;
+    let mut load = Command::new(skep);
+    step::quiet(
+        "loading the suite's images into the nodes",
+        load.arg("load").arg(archive).args(["--name", CLUSTER]),
+    )
 }
 
 fn cluster_kubeconfig(skep: &Path) -> Result<PathBuf> {

@@ -5,6 +5,7 @@ mod cluster;
 mod codegen;
 mod conformance;
 mod dist;
+mod e2e_images;
 mod ebpf;
 mod image;
 mod kernels;

@@ -103,6 +103,13 @@ const NEEDS: &[Need] = &[
         packages: &["busybox-static"],
     },
     Need {
+        what: "debootstrap",
+        why: "the images of upstream's suite are made of it",
+        purpose: Purpose::Test,
+        present: || step::find("debootstrap").is_some(),
+        packages: &["debootstrap"],
+    },
+    Need {
         what: "QEMU",
         why: "the kernel matrix boots other kernels",
         purpose: Purpose::Test,

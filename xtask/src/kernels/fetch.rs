@@ -48,7 +48,7 @@ pub fn package(kernel: &Kernel, package: &Package) -> Result<PathBuf> {
 }
 
 /// The address of `archive` ("debian", "debian-security") on the mirror that apt is configured for.
-fn mirror(archive: &str) -> Result<String> {
+pub fn mirror(archive: &str) -> Result<String> {
     let addresses = configured_addresses()?;
     let find = |tail: &str| {
         addresses
@@ -94,6 +94,6 @@ fn is_source(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "list" || e == "sources")
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -4,7 +4,7 @@
 //! test binaries of `tests/packets`, `tests/sockets` and `tests/verifier`). Results come line by line over a second
 //! serial port; only the END line with this run's id and matching counts is a verdict.
 
-mod fetch;
+pub mod fetch;
 mod initramfs;
 mod machine;
 mod payload;

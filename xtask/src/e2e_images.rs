@@ -1,0 +1,267 @@
+//! The images that upstream's suite asks for, made here under their names: there is no registry to pull them from.
+//!
+//! One Debian root file system with the tools that the specs call, upstream's own `agnhost` on top; a static busybox; our
+//! pause. What is made is what the specs need, not a copy of the published images.
+
+use crate::kernels::fetch;
+use crate::peers::Peer;
+use crate::step;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const REGISTRY: &str = "registry.k8s.io";
+const PACKAGES: &str =
+    "curl,wget,iproute2,iputils-ping,dnsutils,netcat-openbsd,nginx-light,procps,perl,iptables,conntrack";
+/// Raised when what goes into the images changes.
+const GENERATION: u32 = 1;
+
+/// One image: names, layers from the bottom, and how it is started.
+struct Image<'a> {
+    names: &'a [&'a str],
+    layers: &'a [&'a Layer],
+    config: Value,
+}
+
+/// A layer as an uncompressed tar file.
+struct Layer {
+    path: PathBuf,
+    digest: String,
+    size: u64,
+}
+
+/// The archive with all images, built if it is not there yet.
+pub fn ensure() -> Result<PathBuf> {
+    let dir = PathBuf::from("target/conformance");
+    let archive = dir.join(format!("images-{GENERATION}.tar"));
+    if archive.exists() {
+        return Ok(archive);
+    }
+    std::fs::create_dir_all(&dir)?;
+    let debian = layer(&debian_root(&dir)?, &dir.join("debian.tar"))?;
+    let agnhost = layer(&agnhost_root(&dir)?, &dir.join("agnhost.tar"))?;
+    let busybox = layer(&busybox_root(&dir)?, &dir.join("busybox.tar"))?;
+    let pause = layer(&pause_root(&dir)?, &dir.join("pause.tar"))?;
+    let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let images = [
+        Image {
+            names: &["e2e-test-images/agnhost:2.63.0", "e2e-test-images/agnhost:2.55"],
+            layers: &[&debian, &agnhost],
+            config: json!({"Entrypoint": ["/agnhost"], "Cmd": ["pause"], "Env": [path], "ExposedPorts": {"80/tcp": {}}}),
+        },
+        Image {
+            names: &["e2e-test-images/busybox:1.37.0-1"],
+            layers: &[&busybox],
+            config: json!({"Cmd": ["sh"], "Env": [path]}),
+        },
+        Image {
+            names: &["e2e-test-images/nginx:1.15-4", "e2e-test-images/nginx:1.27-0"],
+            layers: &[&debian],
+            config: json!({"Cmd": ["nginx", "-g", "daemon off;"], "Env": [path]}),
+        },
+        Image {
+            names: &["e2e-test-images/nonroot:1.5"],
+            layers: &[&debian],
+            config: json!({"User": "1234", "Cmd": ["id", "-u"], "Env": [path]}),
+        },
+        Image {
+            names: &["e2e-test-images/perl:5.26"],
+            layers: &[&debian],
+            config: json!({"Cmd": ["perl"], "Env": [path]}),
+        },
+        Image {
+            names: &["pause:3.10.2", "pause:3.10", "pause:3.10.1"],
+            layers: &[&pause],
+            config: json!({"Entrypoint": ["/pause"], "User": "65535:65535"}),
+        },
+    ];
+    write_archive(&images, &archive)?;
+    Ok(archive)
+}
+
+/// Debian's smallest root file system with the tools that the specs call.
+fn debian_root(dir: &Path) -> Result<PathBuf> {
+    let root = dir.join("debian");
+    if root.join("complete").exists() {
+        return Ok(root);
+    }
+    std::fs::remove_dir_all(&root).ok();
+    let debootstrap =
+        step::find("debootstrap").context("debootstrap is missing\nhint: run `cargo xtask setup`")?;
+    step::quiet(
+        "debootstrap for the test images (about a minute)",
+        Command::new(debootstrap)
+            .args(["--variant=minbase", &format!("--include={PACKAGES}"), "bookworm"])
+            .arg(&root)
+            .arg(fetch::mirror("debian")?),
+    )?;
+    for emptied in [
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+    ] {
+        std::fs::remove_dir_all(root.join(emptied)).ok();
+        std::fs::create_dir_all(root.join(emptied))?;
+    }
+    let page = root.join("var/www/html/index.nginx-debian.html");
+    std::fs::copy(&page, root.join("var/www/html/index.html")).ok();
+    std::fs::write(root.join("complete"), "")?;
+    Ok(root)
+}
+
+fn agnhost_root(dir: &Path) -> Result<PathBuf> {
+    let root = fresh(dir, "agnhost-root")?;
+    std::fs::copy(Peer::Agnhost.path(), root.join("agnhost"))?;
+    std::fs::create_dir_all(root.join("uploads"))?;
+    Ok(root)
+}
+
+/// Every applet of the static busybox under its name.
+fn busybox_root(dir: &Path) -> Result<PathBuf> {
+    let root = fresh(dir, "busybox-root")?;
+    for folder in ["bin", "etc", "tmp", "root", "var", "usr", "home"] {
+        std::fs::create_dir_all(root.join(folder))?;
+    }
+    std::os::unix::fs::symlink("../bin", root.join("usr/bin"))?;
+    std::os::unix::fs::symlink("bin", root.join("sbin"))?;
+    std::fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+    let out = Command::new("/bin/busybox").arg("--list").output()?;
+    for applet in String::from_utf8(out.stdout)?.lines().filter(|a| *a != "busybox") {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
+    )?;
+    std::fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    Ok(root)
+}
+
+/// Our own pause program, out of the image that `cargo xtask build` made.
+fn pause_root(dir: &Path) -> Result<PathBuf> {
+    let root = fresh(dir, "pause-root")?;
+    let mut image =
+        tar::Archive::new(File::open("target/images/pause.tar").context("run `cargo xtask build` first")?);
+    for entry in image.entries()? {
+        let mut bytes = Vec::new();
+        entry?.read_to_end(&mut bytes)?;
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            tar::Archive::new(flate2::read::GzDecoder::new(bytes.as_slice())).unpack(&root)?;
+            return Ok(root);
+        }
+    }
+    bail!("target/images/pause.tar has no layer")
+}
+
+fn fresh(dir: &Path, name: &str) -> Result<PathBuf> {
+    let root = dir.join(name);
+    std::fs::remove_dir_all(&root).ok();
+    std::fs::create_dir_all(&root)?;
+    Ok(root)
+}
+
+fn layer(root: &Path, out: &Path) -> Result<Layer> {
+    step::quiet(
+        &format!("packing {}", out.display()),
+        Command::new("tar")
+            .args(["--numeric-owner", "--one-file-system", "--exclude=./dev/*", "-cf"])
+            .arg(out)
+            .arg("-C")
+            .arg(root)
+            .arg("."),
+    )?;
+    let mut hasher = Sha256::new();
+    std::io::copy(&mut File::open(out)?, &mut HashWriter(&mut hasher))?;
+    Ok(Layer {
+        path: out.to_path_buf(),
+        digest: fetch::hex(&hasher.finalize()),
+        size: out.metadata()?.len(),
+    })
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl std::io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An OCI layout in a tar file, one manifest per image and one entry in the index per name.
+fn write_archive(images: &[Image<'_>], archive: &Path) -> Result<()> {
+    let part = archive.with_extension("part");
+    let mut builder = tar::Builder::new(File::create(&part)?);
+    let mut written = std::collections::BTreeSet::new();
+    let mut entries = Vec::new();
+    for image in images {
+        for layer in image.layers {
+            if written.insert(layer.digest.clone()) {
+                builder.append_path_with_name(&layer.path, format!("blobs/sha256/{}", layer.digest))?;
+            }
+        }
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": image.config,
+            "rootfs": {"type": "layers", "diff_ids": image.layers.iter().map(|l| format!("sha256:{}", l.digest)).collect::<Vec<_>>()},
+        });
+        let config = blob(&mut builder, &mut written, &config)?;
+        let layers: Vec<Value> = image
+            .layers
+            .iter()
+            .map(|l| json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": format!("sha256:{}", l.digest), "size": l.size}))
+            .collect();
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.0, "size": config.1},
+            "layers": layers,
+        });
+        let manifest = blob(&mut builder, &mut written, &manifest)?;
+        entries.extend(image.names.iter().map(|name| {
+            json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest.0, "size": manifest.1,
+                "annotations": {"io.containerd.image.name": format!("{REGISTRY}/{name}")},
+            })
+        }));
+    }
+    append(
+        &mut builder,
+        "index.json",
+        &json!({"schemaVersion": 2, "manifests": entries}).to_string(),
+    )?;
+    append(&mut builder, "oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    builder.finish()?;
+    std::fs::rename(part, archive)?;
+    Ok(())
+}
+
+/// Adds a JSON blob; gives its digest and size.
+fn blob(
+    builder: &mut tar::Builder<File>,
+    written: &mut std::collections::BTreeSet<String>,
+    value: &Value,
+) -> Result<(String, usize)> {
+    let text = value.to_string();
+    let digest = fetch::hex(&Sha256::digest(text.as_bytes()));
+    if written.insert(digest.clone()) {
+        append(builder, &format!("blobs/sha256/{digest}"), &text)?;
+    }
+    Ok((format!("sha256:{digest}"), text.len()))
+}
+
+fn append(builder: &mut tar::Builder<File>, name: &str, text: &str) -> Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, name, text.as_bytes())?;
+    Ok(())
+}
