@@ -78,7 +78,7 @@ pub struct Store {
 #[derive(Clone)]
 pub(crate) enum Back {
     Embedded(Embedded),
-    Etcd(Etcd),
+    Etcd(Arc<Etcd>),
 }
 
 impl Store {
@@ -104,7 +104,7 @@ impl Store {
         let (etcd, core) = Etcd::connect(config).await?;
         Ok(Self {
             core,
-            back: Back::Etcd(etcd),
+            back: Back::Etcd(Arc::new(etcd)),
             deadline,
         })
     }

