@@ -1,1 +1,20 @@
 //! Loads, attaches, pins, adopts and dumps the eBPF programs and maps; the only user of aya.
+//!
+//! Everything that moves packets is pinned under one folder of a bpffs, so it outlives the agent: the next one finds the
+//! maps, checks their layout, and puts its own programs in the place of the old ones, link by link.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod attach;
+mod datapath;
+mod dump;
+mod error;
+mod object;
+mod size;
+mod sys;
+mod table;
+
+pub use agent_services::{Changes, Existing};
+pub use datapath::{Datapath, DatapathConfig};
+pub use dump::{CounterRow, Dump, FlowRow, MapRow, Pins, ServiceRow};
+pub use error::DatapathError;
+pub use size::Sizes;

@@ -1,1 +1,17 @@
 //! Turns Services and EndpointSlices into wanted map entries and an ordered diff (no I/O).
+//!
+//! [`Planner`] is told what was observed and returns [`Changes`]: what to write, in the order in which a packet never meets
+//! half of it. The semantics are kube-proxy's; rules that surprise are named where they are applied.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod changes;
+mod endpoints;
+mod existing;
+mod planner;
+mod programmed;
+mod view;
+
+pub use changes::{Changes, EndedBackend};
+pub use existing::Existing;
+pub use planner::{Node, Planner};
+pub use view::{EndpointView, ObjectName, PortView, ServiceView, SlicePort, SliceView};

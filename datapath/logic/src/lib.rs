@@ -1,2 +1,23 @@
-#![no_std]
 //! Parse, look up, choose, rewrite: the packet logic, without std and without unsafe.
+//!
+//! Kernel programs and host tests run this same code: what differs, how bytes are read and where tables live, are the two
+//! traits [`Packet`] and [`Tables`]. All functions are inlined, so a program is one function for the verifier.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod checksum;
+pub mod choose;
+pub mod flow;
+pub mod forward;
+pub mod packet;
+
+pub mod rewrite;
+pub mod socket;
+mod tables;
+
+pub use packet::{Packet, Parsed};
+pub use tables::{FlowTable, Tables};

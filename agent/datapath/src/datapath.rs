@@ -1,0 +1,190 @@
+//! The data path of one node, as the agent holds it.
+use crate::attach::{self, Side};
+use crate::dump::{Dump, Pins};
+use crate::error::DatapathError;
+use crate::object;
+use crate::size::Sizes;
+use crate::table::{Single, Table};
+use agent_services::{Changes, EndedBackend, Existing};
+use aya::Ebpf;
+use datapath_abi::{
+    Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Owner, Proto, Range, ReplyKey,
+    ReplyValue, SERVICE_RANGES, SetId, Settings, maps, programs,
+};
+use std::collections::HashSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// What a node's data path needs to know.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// A folder on a bpffs, this node's own; made if missing.
+    pub pin_dir: PathBuf,
+    /// The cgroup2 folder whose processes' sockets are served; `None` attaches no socket hook.
+    pub cgroup: Option<PathBuf>,
+    /// ServiceCIDRs as address and prefix length; more than four are ignored.
+    pub service_ranges: Vec<(IpAddr, u8)>,
+    /// `None` sizes the maps by the machine's memory.
+    pub sizes: Option<Sizes>,
+}
+
+/// A loaded and attached data path. Dropping it leaves everything in place: that is what the pins are for.
+pub struct Datapath {
+    pins: Pins,
+    /// Programs are attached one device at a time.
+    ebpf: Mutex<Ebpf>,
+    frontends: Table<FrontendKey, FrontendValue>,
+    backends: Table<BackendKey, Backend>,
+    owners: Table<u32, Owner>,
+    flows: Table<FlowKey, Flow>,
+    replies: Table<ReplyKey, ReplyValue>,
+    settings: Single<Settings>,
+}
+
+impl Datapath {
+    /// Loads the programs, taking over the pinned maps of an earlier agent, and attaches the socket hooks.
+    ///
+    /// Maps of another layout are not touched: new ones are made beside them, and only [`Datapath::commit`], called once
+    /// everything is written, puts the new programs in the place of the old ones.
+    pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        let pins = Pins::create(&config.pin_dir)?;
+        let sizes = config.sizes.unwrap_or_else(Sizes::of_this_machine);
+        let ebpf = object::load(&pins.maps(), &sizes)?;
+        let dir = pins.maps();
+        let datapath = Self {
+            ebpf: Mutex::new(ebpf),
+            frontends: Table::open(maps::FRONTENDS, &dir)?,
+            backends: Table::open(maps::BACKENDS, &dir)?,
+            owners: Table::open(maps::OWNERS, &dir)?,
+            flows: Table::open(maps::FLOWS, &dir)?,
+            replies: Table::open(maps::REPLIES, &dir)?,
+            settings: Single::open(maps::SETTINGS, &dir)?,
+            pins,
+        };
+        datapath.set_service_ranges(&config.service_ranges)?;
+        if !datapath.pins.has_other_layouts() {
+            datapath.attach(config)?;
+        }
+        Ok(datapath)
+    }
+
+    /// Everything that is wanted is written: takes over from maps of another layout, if there were any, and removes those.
+    pub fn commit(&self, config: &DatapathConfig) -> Result<(), DatapathError> {
+        if self.pins.has_other_layouts() {
+            self.attach(config)?;
+            self.pins.remove_other_layouts()?;
+        }
+        Ok(())
+    }
+
+    fn attach(&self, config: &DatapathConfig) -> Result<(), DatapathError> {
+        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        let adopted = attach::adopt_devices(&mut ebpf, &self.pins.devices())?;
+        tracing::debug!(adopted, "devices of an earlier agent");
+        match &config.cgroup {
+            Some(cgroup) => attach::socket_hooks(&mut ebpf, cgroup, &self.pins.links()),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the programs from which ranges services get their addresses.
+    pub fn set_service_ranges(&self, ranges: &[(IpAddr, u8)]) -> Result<(), DatapathError> {
+        let mut settings = Settings {
+            layout: LAYOUT,
+            ..Settings::default()
+        };
+        for (place, (addr, bits)) in settings
+            .service_ranges
+            .iter_mut()
+            .zip(ranges.iter().take(SERVICE_RANGES))
+        {
+            *place = Range::new(*addr, *bits);
+        }
+        self.settings.set(&settings)
+    }
+
+    /// Carries out changes in their order, each list in batches. After an error the maps hold a part of it, in which every
+    /// frontend still leads to complete slots: read [`Datapath::existing`] and plan anew.
+    pub fn apply(&self, c: &Changes) -> Result<(), DatapathError> {
+        let owners: Vec<(u32, Owner)> = c.owners.iter().map(|(id, o)| (id.0, *o)).collect();
+        let gone: Vec<u32> = c.gone_owners.iter().map(|id| id.0).collect();
+        self.owners.write(&owners)?;
+        self.backends.write(&c.backends)?;
+        self.frontends.write(&c.frontends)?;
+        self.frontends.delete(&c.gone_frontends)?;
+        self.backends.delete(&c.gone_backends)?;
+        self.owners.delete(&gone)?;
+        self.end_flows(&c.ended)
+    }
+
+    /// Ends what goes on without connections towards endpoints that are gone. TCP flows stay: they end themselves.
+    fn end_flows(&self, ended: &[EndedBackend]) -> Result<(), DatapathError> {
+        let gone: HashSet<_> = ended
+            .iter()
+            .filter(|e| e.proto == Proto::UDP)
+            .map(|e| (e.set, e.addr, e.port))
+            .collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let flows = self.flows.entries()?;
+        let stale = flows.iter().filter(|(key, flow)| {
+            let endpoint = if key.direction == FlowKey::FORWARD {
+                (flow.set, flow.addr, flow.port)
+            } else {
+                (flow.set, key.src, key.sport)
+            };
+            key.proto == Proto::UDP && gone.contains(&endpoint)
+        });
+        let keys: Vec<_> = stale.map(|(key, _)| *key).collect();
+        self.flows.delete(&keys)
+    }
+
+    /// What stands in the service maps: a planner starts from it.
+    pub fn existing(&self) -> Result<Existing, DatapathError> {
+        let owners = self.owners.entries()?;
+        Ok(Existing {
+            frontends: self.frontends.entries()?.into_iter().collect(),
+            backends: self.backends.entries()?.into_iter().collect(),
+            owners: owners.into_iter().map(|(id, o)| (SetId(id), o)).collect(),
+        })
+    }
+
+    /// Everything that can be read, with names.
+    pub fn dump(&self) -> Result<Dump, DatapathError> {
+        Dump::read(&self.pins.folder)
+    }
+
+    /// How many flows and replies are remembered.
+    pub fn remembered(&self) -> Result<(usize, usize), DatapathError> {
+        Ok((self.flows.entries()?.len(), self.replies.entries()?.len()))
+    }
+
+    /// Serves the packets of a pod: `device` is the host's side of its veth, in the calling thread's network namespace.
+    pub fn attach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
+        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        let devices = self.pins.devices();
+        attach::device(&mut ebpf, programs::TO_POD, device, Side::Egress, &devices)?;
+        attach::device(&mut ebpf, programs::FROM_POD, device, Side::Ingress, &devices)
+    }
+
+    /// Stops serving a pod's device. Not needed when the device itself goes, but tidy.
+    pub fn detach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
+        attach::detach(device, &self.pins.devices())
+    }
+
+    /// Whether all socket hooks are in place.
+    pub fn is_attached(&self) -> bool {
+        attach::is_attached(&self.pins.links())
+    }
+
+    /// Takes everything away: links, then maps. Connections that were translated per packet break.
+    pub fn remove(pin_dir: &Path) -> Result<(), DatapathError> {
+        match fs::remove_dir_all(pin_dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(DatapathError::path(pin_dir)(e)),
+            _ => Ok(()),
+        }
+    }
+}

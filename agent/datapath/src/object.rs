@@ -1,0 +1,58 @@
+//! The embedded object, and loading it over pinned maps.
+use crate::error::DatapathError;
+use crate::size::Sizes;
+use aya::programs::{Program, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Ebpf, EbpfLoader};
+use datapath_abi::{globals, maps, programs};
+use std::path::Path;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skep.o"));
+
+/// Loads all programs. Maps that are pinned in `maps_dir` are taken from there, others are made and pinned.
+pub(crate) fn load(maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError> {
+    if OBJECT.is_empty() {
+        return Err(DatapathError::NoObject);
+    }
+    let has_set_retval = u8::from(has_set_retval());
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(globals::HAS_SET_RETVAL, &has_set_retval, true)
+        .map_max_entries(maps::FRONTENDS, sizes.frontends)
+        .map_max_entries(maps::BACKENDS, sizes.backends)
+        .map_max_entries(maps::OWNERS, sizes.owners)
+        .map_max_entries(maps::REPLIES, sizes.replies)
+        .map_max_entries(maps::FLOWS, sizes.flows);
+    for name in maps::ALL {
+        loader.map_pin_path(name, maps_dir.join(name));
+    }
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|e| DatapathError::Load(Box::new(e)))?;
+    load_programs(&mut ebpf)?;
+    Ok(ebpf)
+}
+
+/// Linux 5.18 lets socket hooks choose the error that the caller sees. Older kernels get another way to refuse at once.
+fn has_set_retval() -> bool {
+    is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    for (name, program) in ebpf.programs_mut() {
+        let result = match program {
+            Program::CgroupSockAddr(p) => p.load(),
+            Program::SchedClassifier(p) => p.load(),
+            _ => continue,
+        };
+        result.map_err(|source| DatapathError::Program {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })?;
+    }
+    for name in programs::SOCKET_HOOKS {
+        ebpf.program(name)
+            .ok_or_else(|| DatapathError::Missing(name.into()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! System calls that aya 0.14 has no function for: batched map operations and the exchange of a link's program.
+//!
+//! Attributes are laid out as in `union bpf_attr` of `linux/bpf.h`. Keys and values go as bytes of types without padding.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+const MAP_LOOKUP_ELEM: u32 = 1;
+const MAP_UPDATE_ELEM: u32 = 2;
+const MAP_DELETE_ELEM: u32 = 3;
+const MAP_GET_NEXT_KEY: u32 = 4;
+const OBJ_GET: u32 = 7;
+const OBJ_GET_INFO_BY_FD: u32 = 15;
+const MAP_LOOKUP_BATCH: u32 = 24;
+const MAP_UPDATE_BATCH: u32 = 26;
+const MAP_DELETE_BATCH: u32 = 27;
+const LINK_UPDATE: u32 = 29;
+
+/// A type whose bytes can be a key or a value.
+pub(crate) trait Plain: IntoBytes + FromBytes + Immutable + Copy {}
+impl<T: IntoBytes + FromBytes + Immutable + Copy> Plain for T {}
+
+#[repr(C)]
+#[derive(Default)]
+struct ElemAttr {
+    map_fd: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default, Clone, Copy, Debug)]
+pub(crate) struct MapInfo {
+    pub kind: u32,
+    pub id: u32,
+    pub key_size: u32,
+    pub value_size: u32,
+    pub max_entries: u32,
+    pub flags: u32,
+}
+
+/// # Safety
+/// Every address in `attr` must be valid for what command `cmd` reads and writes there.
+unsafe fn bpf<A>(cmd: u32, attr: &mut A) -> io::Result<i32> {
+    // SAFETY: `attr` is a live object of the given size; the addresses in it are the caller's duty.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, cmd, std::ptr::from_mut(attr), size_of::<A>()) };
+    if r < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(r as i32)
+    }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn addr<T>(slice: &[T]) -> u64 {
+    slice.as_ptr() as u64
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr {
+        pathname: path.as_ptr() as u64,
+        ..ObjAttr::default()
+    };
+    // SAFETY: the path is a C string that outlives the call.
+    let fd = unsafe { bpf(OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel knows of a map.
+pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    let mut info = MapInfo::default();
+    let mut attr = InfoAttr {
+        fd: raw(map),
+        len: size_of::<MapInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: `info` is as long as `len` says, and the kernel fills at most that.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info)
+}
+
+/// The head of `struct bpf_link_info` of a TCX link.
+#[repr(C)]
+#[derive(Default)]
+struct TcxLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    zero: u32,
+    ifindex: u32,
+    attach_type: u32,
+}
+
+/// `BPF_LINK_TYPE_TCX`.
+const LINK_TCX: u32 = 11;
+
+/// The index of the device that a TCX link is on; 0 once the device is gone.
+pub(crate) fn tcx_device(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = TcxLinkInfo::default();
+    let mut attr = InfoAttr {
+        fd: raw(link),
+        len: size_of::<TcxLinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    // SAFETY: `info` is as long as `len` says, and the kernel fills at most that.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    if info.kind != LINK_TCX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(info.ifindex)
+}
+
+/// Exchanges the program of a link in one step: no packet or call meets neither.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr {
+        link_fd: raw(link),
+        new_prog_fd: raw(program),
+        ..LinkUpdateAttr::default()
+    };
+    // SAFETY: no addresses.
+    unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Writes one entry.
+pub(crate) fn update<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = elem(map, key, std::ptr::from_ref(value) as u64);
+    // SAFETY: key and value are live; the table's constructor checked that their sizes are the map's.
+    unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+}
+
+/// Reads one entry into `value`, whose size must be the map's (times the possible CPUs, for per-CPU maps).
+pub(crate) fn lookup<K: Plain, V: Plain>(map: BorrowedFd<'_>, key: &K, value: &mut [V]) -> io::Result<bool> {
+    let mut attr = elem(map, key, value.as_mut_ptr() as u64);
+    // SAFETY: as for `update`; callers size `value` by the map's kind.
+    found(unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) })
+}
+
+/// Deletes one entry; false if there was none.
+pub(crate) fn delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
+    let mut attr = elem(map, key, 0);
+    // SAFETY: the key is live and of the map's key size.
+    found(unsafe { bpf(MAP_DELETE_ELEM, &mut attr) })
+}
+
+/// The key after `key`, or the first one.
+pub(crate) fn next_key<K: Plain>(map: BorrowedFd<'_>, key: Option<&K>) -> io::Result<Option<K>> {
+    let mut next = K::new_zeroed();
+    let mut attr = ElemAttr {
+        map_fd: raw(map),
+        key: key.map_or(0, |k| std::ptr::from_ref(k) as u64),
+        value: std::ptr::from_mut(&mut next) as u64,
+        ..ElemAttr::default()
+    };
+    // SAFETY: both keys are live and of the map's key size.
+    Ok(found(unsafe { bpf(MAP_GET_NEXT_KEY, &mut attr) })?.then_some(next))
+}
+
+fn elem<K: Plain>(map: BorrowedFd<'_>, key: &K, value: u64) -> ElemAttr {
+    ElemAttr {
+        map_fd: raw(map),
+        key: std::ptr::from_ref(key) as u64,
+        value,
+        ..ElemAttr::default()
+    }
+}
+
+fn found(result: io::Result<i32>) -> io::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// How a batch ended: how many entries were done, and why not all.
+pub(crate) struct Batch {
+    pub done: usize,
+    pub error: Option<io::Error>,
+}
+
+/// Writes `keys[i]` → `values[i]` for all `i`, until one fails.
+pub(crate) fn update_batch<K: Plain, V: Plain>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Batch {
+    assert_eq!(keys.len(), values.len(), "one value per key");
+    let mut attr = BatchAttr {
+        keys: addr(keys),
+        values: addr(values),
+        count: keys.len() as u32,
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: both arrays are live, hold `count` elements of the map's key and value size, and are only read.
+    let result = unsafe { bpf(MAP_UPDATE_BATCH, &mut attr) };
+    batch(result, attr.count, keys.len())
+}
+
+/// Deletes `keys`, until one fails (a missing key fails with ENOENT).
+pub(crate) fn delete_batch<K: Plain>(map: BorrowedFd<'_>, keys: &[K]) -> Batch {
+    let mut attr = BatchAttr {
+        keys: addr(keys),
+        count: keys.len() as u32,
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: as for `update_batch`.
+    let result = unsafe { bpf(MAP_DELETE_BATCH, &mut attr) };
+    batch(result, attr.count, keys.len())
+}
+
+fn batch(result: io::Result<i32>, count: u32, all: usize) -> Batch {
+    match result {
+        Ok(_) => Batch {
+            done: all,
+            error: None,
+        },
+        // Where the command is unknown, or refused before its first entry, the kernel leaves `count` as it was.
+        Err(e) if unsupported(&e) => Batch {
+            done: 0,
+            error: Some(e),
+        },
+        Err(e) => Batch {
+            done: (count as usize).min(all),
+            error: Some(e),
+        },
+    }
+}
+
+/// Whether the kernel has no batches for this kind of map.
+pub(crate) fn unsupported(e: &io::Error) -> bool {
+    const ENOTSUPP: i32 = 524;
+    matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
+}
+
+/// Reads some entries of a hash map from `cursor` on. `None` as new cursor: that was the end.
+pub(crate) fn lookup_batch<K: Plain, V: Plain>(
+    map: BorrowedFd<'_>,
+    cursor: Option<u32>,
+    room: usize,
+) -> io::Result<(Vec<(K, V)>, Option<u32>)> {
+    let mut keys = vec![K::new_zeroed(); room];
+    let mut values = vec![V::new_zeroed(); room];
+    let from = cursor.unwrap_or(0);
+    let mut to = 0_u32;
+    let mut attr = BatchAttr {
+        in_batch: cursor.map_or(0, |_| std::ptr::from_ref(&from) as u64),
+        out_batch: std::ptr::from_mut(&mut to) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: room as u32,
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: both arrays have room for `count` elements; cursors of hash maps are 32 bits.
+    let result = unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) };
+    let end = match result {
+        Ok(_) => false,
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(e) => return Err(e),
+    };
+    let pairs = keys.into_iter().zip(values).take(attr.count as usize);
+    Ok((pairs.collect(), (!end).then_some(to)))
+}

@@ -1,0 +1,198 @@
+//! One map with typed keys and values, written in batches where the kernel has them.
+use crate::error::DatapathError;
+use crate::sys::{self, Plain};
+use std::io;
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Entries a batch may hold: large enough that the call is free, small enough that the kernel's copy of it is too.
+const BATCH: usize = 8192;
+
+/// A hash map.
+pub(crate) struct Table<K, V> {
+    name: &'static str,
+    fd: OwnedFd,
+    capacity: u32,
+    types: PhantomData<(K, V)>,
+}
+
+impl<K: Plain, V: Plain> Table<K, V> {
+    /// Takes a map; refuses one whose sizes are others than the types'.
+    pub fn new(name: &'static str, fd: OwnedFd) -> Result<Self, DatapathError> {
+        let info = sys::map_info(fd.as_fd()).map_err(failed(name, "inspected"))?;
+        if info.key_size as usize != size_of::<K>() || info.value_size as usize != size_of::<V>() {
+            return Err(DatapathError::Missing(format!("map {name} of this layout")));
+        }
+        Ok(Self {
+            name,
+            fd,
+            capacity: info.max_entries,
+            types: PhantomData,
+        })
+    }
+
+    /// Opens a pinned map.
+    pub fn open(name: &'static str, folder: &Path) -> Result<Self, DatapathError> {
+        let path = folder.join(name);
+        let fd = sys::open_pinned(&path).map_err(DatapathError::path(&path))?;
+        Self::new(name, fd)
+    }
+
+    /// Entries that fit.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Writes all entries, in order.
+    pub fn write(&self, entries: &[(K, V)]) -> Result<(), DatapathError> {
+        for chunk in entries.chunks(BATCH) {
+            let (keys, values): (Vec<K>, Vec<V>) = chunk.iter().copied().unzip();
+            let batch = sys::update_batch(self.fd.as_fd(), &keys, &values);
+            match batch.error {
+                None => {}
+                Some(e) if sys::unsupported(&e) => self.write_singly(chunk)?,
+                Some(e) => return Err(self.write_error(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_singly(&self, entries: &[(K, V)]) -> Result<(), DatapathError> {
+        for (key, value) in entries {
+            sys::update(self.fd.as_fd(), key, value).map_err(|e| self.write_error(e))?;
+        }
+        Ok(())
+    }
+
+    fn write_error(&self, e: io::Error) -> DatapathError {
+        if e.raw_os_error() == Some(libc::E2BIG) {
+            DatapathError::Full(self.name, self.capacity)
+        } else {
+            failed(self.name, "written")(e)
+        }
+    }
+
+    /// Deletes all keys; missing ones are no error.
+    pub fn delete(&self, keys: &[K]) -> Result<(), DatapathError> {
+        let mut rest = keys;
+        while !rest.is_empty() {
+            let chunk = &rest[..rest.len().min(BATCH)];
+            let batch = sys::delete_batch(self.fd.as_fd(), chunk);
+            rest = &rest[batch.done..];
+            if batch.error.is_some() {
+                // The key that stopped the batch goes alone: missing, or its own error.
+                let Some((key, after)) = rest.split_first() else {
+                    break;
+                };
+                sys::delete(self.fd.as_fd(), key).map_err(failed(self.name, "cleaned"))?;
+                rest = after;
+            }
+        }
+        Ok(())
+    }
+
+    /// All entries. Entries that come or go meanwhile may or may not be among them.
+    pub fn entries(&self) -> Result<Vec<(K, V)>, DatapathError> {
+        let mut all = Vec::new();
+        let mut cursor = None;
+        let mut room = BATCH;
+        loop {
+            match sys::lookup_batch(self.fd.as_fd(), cursor, room) {
+                Ok((some, next)) => {
+                    all.extend(some);
+                    cursor = next;
+                    if cursor.is_none() {
+                        return Ok(all);
+                    }
+                }
+                // A single bucket holds more than there was room for.
+                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && room < 1 << 24 => room *= 4,
+                Err(e) if sys::unsupported(&e) => return self.entries_singly(),
+                Err(e) => return Err(failed(self.name, "read")(e)),
+            }
+        }
+    }
+
+    fn entries_singly(&self) -> Result<Vec<(K, V)>, DatapathError> {
+        let mut all = Vec::new();
+        let mut key = None;
+        while let Some(next) =
+            sys::next_key(self.fd.as_fd(), key.as_ref()).map_err(failed(self.name, "read"))?
+        {
+            let mut value = [V::new_zeroed()];
+            if sys::lookup(self.fd.as_fd(), &next, &mut value).map_err(failed(self.name, "read"))? {
+                all.push((next, value[0]));
+            }
+            key = Some(next);
+        }
+        Ok(all)
+    }
+}
+
+/// An array with one value per CPU and index.
+pub(crate) struct PerCpu {
+    fd: OwnedFd,
+    cpus: usize,
+}
+
+impl PerCpu {
+    /// Opens a pinned map of 64-bit values.
+    pub fn open(name: &str, folder: &Path) -> Result<Self, DatapathError> {
+        let path = folder.join(name);
+        let fd = sys::open_pinned(&path).map_err(DatapathError::path(&path))?;
+        let cpus = aya::util::nr_cpus().map_err(|(file, source)| DatapathError::Path {
+            path: file.into(),
+            source,
+        })?;
+        Ok(Self { fd, cpus })
+    }
+
+    /// The sum over all CPUs.
+    pub fn sum(&self, index: u32) -> Result<u64, DatapathError> {
+        let mut values = vec![0_u64; self.cpus];
+        sys::lookup(self.fd.as_fd(), &index, &mut values).map_err(failed("COUNTERS", "read"))?;
+        Ok(values.iter().sum())
+    }
+}
+
+/// An array of one value.
+pub(crate) struct Single<V> {
+    name: &'static str,
+    fd: OwnedFd,
+    types: PhantomData<V>,
+}
+
+impl<V: Plain> Single<V> {
+    /// Opens a pinned map.
+    pub fn open(name: &'static str, folder: &Path) -> Result<Self, DatapathError> {
+        let path = folder.join(name);
+        let fd = sys::open_pinned(&path).map_err(DatapathError::path(&path))?;
+        let info = sys::map_info(fd.as_fd()).map_err(failed(name, "inspected"))?;
+        if info.value_size as usize != size_of::<V>() {
+            return Err(DatapathError::Missing(format!("map {name} of this layout")));
+        }
+        Ok(Self {
+            name,
+            fd,
+            types: PhantomData,
+        })
+    }
+
+    /// The value.
+    pub fn get(&self) -> Result<V, DatapathError> {
+        let mut value = [V::new_zeroed()];
+        sys::lookup(self.fd.as_fd(), &0_u32, &mut value).map_err(failed(self.name, "read"))?;
+        Ok(value[0])
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, value: &V) -> Result<(), DatapathError> {
+        sys::update(self.fd.as_fd(), &0_u32, value).map_err(failed(self.name, "written"))
+    }
+}
+
+fn failed(map: &'static str, verb: &'static str) -> impl FnOnce(io::Error) -> DatapathError {
+    move |source| DatapathError::Map { map, verb, source }
+}

@@ -1,0 +1,112 @@
+use crate::{Address, Be16, Generation, Proto, SetId};
+use core::mem::{align_of, size_of};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// What a socket was promised: kept with the socket itself, so it ends with it and nothing has to be collected.
+///
+/// For a connected socket it names the peer that `getpeername` and `recvmsg` shall show; for an unconnected UDP socket
+/// it is the last choice, so that datagrams to one service keep to one endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SocketRecord {
+    pub service: Address,
+    pub backend: Address,
+    pub service_port: Be16,
+    pub backend_port: Be16,
+    pub set: SetId,
+    pub generation: Generation,
+    pub slot: u16,
+}
+
+/// Who answers an unconnected UDP socket: socket cookie and endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReplyKey {
+    pub cookie: u64,
+    pub addr: Address,
+    pub port: Be16,
+    pub zero: [u16; 3],
+}
+
+impl ReplyKey {
+    /// The key for this socket and endpoint.
+    #[inline(always)]
+    pub const fn new(cookie: u64, addr: Address, port: Be16) -> Self {
+        Self {
+            cookie,
+            addr,
+            port,
+            zero: [0; 3],
+        }
+    }
+}
+
+/// The service address that the socket sent to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ReplyValue {
+    pub addr: Address,
+    pub port: Be16,
+    pub zero: u16,
+}
+
+/// One direction of a flow that is translated per packet, as the packets look before translation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FlowKey {
+    pub src: Address,
+    pub dst: Address,
+    pub sport: Be16,
+    pub dport: Be16,
+    pub proto: Proto,
+    /// [`FlowKey::FORWARD`] or [`FlowKey::REPLY`].
+    pub direction: u8,
+    pub zero: u16,
+}
+
+impl FlowKey {
+    /// From the client, to the service's address.
+    pub const FORWARD: u8 = 0;
+    /// From the endpoint, to the client.
+    pub const REPLY: u8 = 1;
+}
+
+/// How far a flow has come; decides its lifetime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct FlowState(pub u8);
+
+impl FlowState {
+    /// Only the client has sent.
+    pub const NEW: Self = Self(0);
+    /// The endpoint has answered.
+    pub const ESTABLISHED: Self = Self(1);
+    /// A FIN was seen.
+    pub const CLOSING: Self = Self(2);
+    /// A RST was seen, or both FINs.
+    pub const CLOSED: Self = Self(3);
+}
+
+/// What is done to packets of one direction, and what became of them so far.
+///
+/// Changed in place through the map's pointer; `seen` is in nanoseconds since boot. (Jiffies would be cheaper to read, but how
+/// many make a second is not told to user space; only packets that are translated per packet pay for the clock.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Flow {
+    /// Forward: the endpoint, to which the destination becomes. Reply: the service, to which the source becomes.
+    pub addr: Address,
+    pub port: Be16,
+    pub state: FlowState,
+    pub zero: u8,
+    pub set: SetId,
+    pub seen: u64,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<SocketRecord>() == 44 && align_of::<SocketRecord>() == 4);
+const _: () = assert!(size_of::<ReplyKey>() == 32 && align_of::<ReplyKey>() == 8);
+const _: () = assert!(size_of::<ReplyValue>() == 20);
+const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 4);
+const _: () = assert!(size_of::<Flow>() == 48 && align_of::<Flow>() == 8);

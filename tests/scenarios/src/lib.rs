@@ -1,0 +1,1 @@
+//! Scenarios over planner and packet logic; see `tests/`.

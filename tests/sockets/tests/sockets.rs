@@ -1,0 +1,362 @@
+//! What programs see that talk to services: TCP and UDP, both families, connected and not.
+use anyhow::{Context, Result, ensure};
+use datapath_abi::{Proto, Reason};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+use tests_sockets::{Lab, isolated};
+
+const V4: (&str, &str) = ("10.96.0.10:80", "10.244.0.2:8080");
+const V6: (&str, &str) = ("[fd00:10:96::10]:80", "[fd00:10:244::2]:8080");
+/// Nothing here waits longer than this.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address of the test")
+}
+
+/// A TCP server that answers each connection with its own address, until the test ends.
+fn tcp_server(lab: &Lab, addr: &str) -> Result<SocketAddr> {
+    let addr = at(addr);
+    lab.address(&addr.ip().to_string())?;
+    let listener = TcpListener::bind(addr)?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || echo(stream, addr));
+        }
+    });
+    Ok(addr)
+}
+
+fn echo(mut stream: TcpStream, own: SocketAddr) {
+    let mut buf = [0; 64];
+    while let Ok(n) = stream.read(&mut buf) {
+        if n == 0 || stream.write_all(own.to_string().as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// A UDP server that answers each datagram with its own address.
+fn udp_server(lab: &Lab, addr: &str) -> Result<SocketAddr> {
+    let addr = at(addr);
+    lab.address(&addr.ip().to_string())?;
+    let socket = UdpSocket::bind(addr)?;
+    thread::spawn(move || {
+        let mut buf = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buf) {
+            let _ = socket.send_to(addr.to_string().as_bytes(), from);
+        }
+    });
+    Ok(addr)
+}
+
+fn connect(addr: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&addr, DEADLINE).with_context(|| format!("connect to {addr}"))?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    Ok(stream)
+}
+
+fn ask(stream: &mut TcpStream) -> Result<String> {
+    stream.write_all(b"who?")?;
+    let mut buf = [0; 64];
+    let n = stream.read(&mut buf)?;
+    Ok(String::from_utf8_lossy(&buf[..n]).into_owned())
+}
+
+fn udp_client(v4: bool) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind(if v4 { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_read_timeout(Some(DEADLINE))?;
+    Ok(socket)
+}
+
+fn tcp_reaches(lab: &mut Lab, (vip, endpoint): (&str, &str)) -> Result<()> {
+    let server = tcp_server(lab, endpoint)?;
+    lab.serve("web", at(vip), Proto::TCP, &[server])?;
+    let mut stream = connect(at(vip))?;
+    ensure!(ask(&mut stream)? == endpoint, "another endpoint answered");
+    ensure!(
+        stream.peer_addr()? == at(vip),
+        "getpeername shows {}",
+        stream.peer_addr()?
+    );
+    Ok(())
+}
+
+#[test]
+fn tcp_over_ipv4_reaches_the_endpoint_and_shows_the_service() {
+    isolated(
+        "tcp_over_ipv4_reaches_the_endpoint_and_shows_the_service",
+        |lab| {
+            tcp_reaches(lab, V4)?;
+            let counted = lab.datapath.dump()?.counter(Reason::SocketConnected);
+            ensure!(counted == 1, "{counted} connections counted");
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn tcp_over_ipv6_reaches_the_endpoint_and_shows_the_service() {
+    isolated(
+        "tcp_over_ipv6_reaches_the_endpoint_and_shows_the_service",
+        |lab| tcp_reaches(lab, V6),
+    );
+}
+
+#[test]
+fn an_ipv6_socket_reaches_an_ipv4_service_by_its_mapped_address() {
+    isolated(
+        "an_ipv6_socket_reaches_an_ipv4_service_by_its_mapped_address",
+        |lab| {
+            let server = tcp_server(lab, V4.1)?;
+            lab.serve("web", at(V4.0), Proto::TCP, &[server])?;
+            let mapped = at("[::ffff:10.96.0.10]:80");
+            let mut stream = connect(mapped)?;
+            ensure!(ask(&mut stream)? == V4.1);
+            ensure!(
+                stream.peer_addr()? == mapped,
+                "getpeername shows {}",
+                stream.peer_addr()?
+            );
+            Ok(())
+        },
+    );
+}
+
+fn connected_udp(lab: &mut Lab, (vip, endpoint): (&str, &str)) -> Result<()> {
+    let server = udp_server(lab, endpoint)?;
+    lab.serve("dns", at(vip), Proto::UDP, &[server])?;
+    let client = udp_client(at(vip).is_ipv4())?;
+    client.connect(at(vip))?;
+    ensure!(client.peer_addr()? == at(vip));
+    let mut buf = [0; 64];
+    client.send(b"who?")?;
+    let (n, from) = client.recv_from(&mut buf)?;
+    ensure!(String::from_utf8_lossy(&buf[..n]) == endpoint);
+    ensure!(from == at(vip), "the answer comes from {from}");
+    Ok(())
+}
+
+#[test]
+fn connected_udp_over_ipv4_is_answered_by_the_service() {
+    isolated("connected_udp_over_ipv4_is_answered_by_the_service", |lab| {
+        connected_udp(lab, V4)
+    });
+}
+
+#[test]
+fn connected_udp_over_ipv6_is_answered_by_the_service() {
+    isolated("connected_udp_over_ipv6_is_answered_by_the_service", |lab| {
+        connected_udp(lab, V6)
+    });
+}
+
+fn unconnected_udp(
+    lab: &mut Lab,
+    (vip, endpoint): (&str, &str),
+    (vip2, endpoint2): (&str, &str),
+) -> Result<()> {
+    let (one, two) = (udp_server(lab, endpoint)?, udp_server(lab, endpoint2)?);
+    lab.serve("one", at(vip), Proto::UDP, &[one])?;
+    lab.serve("two", at(vip2), Proto::UDP, &[two])?;
+    let client = udp_client(at(vip).is_ipv4())?;
+    // To both services before the first answer is read: each answer has to find its own service.
+    client.send_to(b"who?", at(vip))?;
+    client.send_to(b"who?", at(vip2))?;
+    let mut buf = [0; 64];
+    for _ in 0..2 {
+        let (n, from) = client.recv_from(&mut buf)?;
+        let text = String::from_utf8_lossy(&buf[..n]).into_owned();
+        let expected = if text == endpoint { vip } else { vip2 };
+        ensure!(from == at(expected), "{text} answers as {from}");
+    }
+    Ok(())
+}
+
+#[test]
+fn unconnected_udp_over_ipv4_tells_two_services_apart() {
+    isolated("unconnected_udp_over_ipv4_tells_two_services_apart", |lab| {
+        unconnected_udp(lab, V4, ("10.96.0.11:80", "10.244.0.3:8080"))
+    });
+}
+
+#[test]
+fn unconnected_udp_over_ipv6_tells_two_services_apart() {
+    isolated("unconnected_udp_over_ipv6_tells_two_services_apart", |lab| {
+        unconnected_udp(lab, V6, ("[fd00:10:96::11]:80", "[fd00:10:244::3]:8080"))
+    });
+}
+
+#[test]
+fn datagrams_of_one_socket_keep_to_one_endpoint() {
+    isolated("datagrams_of_one_socket_keep_to_one_endpoint", |lab| {
+        let servers = [
+            udp_server(lab, "10.244.0.2:8080")?,
+            udp_server(lab, "10.244.0.3:8080")?,
+            udp_server(lab, "10.244.0.4:8080")?,
+        ];
+        lab.serve("dns", at(V4.0), Proto::UDP, &servers)?;
+        let client = udp_client(true)?;
+        let mut seen = std::collections::HashSet::new();
+        let mut buf = [0; 64];
+        for _ in 0..20 {
+            client.send_to(b"who?", at(V4.0))?;
+            let (n, _) = client.recv_from(&mut buf)?;
+            seen.insert(String::from_utf8_lossy(&buf[..n]).into_owned());
+        }
+        ensure!(seen.len() == 1, "{seen:?} answered one socket");
+        Ok(())
+    });
+}
+
+#[test]
+fn connections_spread_over_all_endpoints() {
+    isolated("connections_spread_over_all_endpoints", |lab| {
+        let servers = [
+            tcp_server(lab, "10.244.0.2:8080")?,
+            tcp_server(lab, "10.244.0.3:8080")?,
+        ];
+        lab.serve("web", at(V4.0), Proto::TCP, &servers)?;
+        let mut first = 0;
+        for _ in 0..100 {
+            let who = ask(&mut connect(at(V4.0))?)?;
+            first += usize::from(who == "10.244.0.2:8080");
+        }
+        // 100 fair coins fall outside of 20..80 once in 10^9 runs.
+        ensure!(
+            (20..80).contains(&first),
+            "{first} of 100 went to the first of two"
+        );
+        Ok(())
+    });
+}
+
+fn refused(addr: SocketAddr) -> Result<()> {
+    let start = std::time::Instant::now();
+    match TcpStream::connect_timeout(&addr, DEADLINE) {
+        Ok(_) => anyhow::bail!("{addr} accepted a connection"),
+        Err(e) => ensure!(e.kind() == ErrorKind::ConnectionRefused, "{addr}: {e}"),
+    }
+    ensure!(
+        start.elapsed() < Duration::from_millis(500),
+        "refused only after {:?}",
+        start.elapsed()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_service_without_endpoints_is_refused_at_once() {
+    isolated("a_service_without_endpoints_is_refused_at_once", |lab| {
+        lab.serve("web", at(V4.0), Proto::TCP, &[])?;
+        lab.serve("web6", at(V6.0), Proto::TCP, &[])?;
+        lab.serve("dns", at("10.96.0.53:53"), Proto::UDP, &[])?;
+        refused(at(V4.0))?;
+        refused(at(V6.0))?;
+        let e = udp_client(true)?
+            .connect(at("10.96.0.53:53"))
+            .expect_err("nobody serves it");
+        ensure!(e.kind() == ErrorKind::ConnectionRefused, "{e}");
+        let e = udp_client(true)?
+            .send_to(b"x", at("10.96.0.53:53"))
+            .expect_err("nobody serves it");
+        ensure!(e.kind() == ErrorKind::ConnectionRefused, "{e}");
+        ensure!(lab.datapath.dump()?.counter(Reason::SocketNoEndpoint) == 4);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_port_that_the_service_does_not_have_is_refused() {
+    isolated("a_port_that_the_service_does_not_have_is_refused", |lab| {
+        let server = tcp_server(lab, V4.1)?;
+        lab.serve("web", at(V4.0), Proto::TCP, &[server])?;
+        refused(at("10.96.0.10:81"))?;
+        ensure!(lab.datapath.dump()?.counter(Reason::SocketNoPort) == 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_removed_endpoint_gets_no_new_connection_and_keeps_the_old_one() {
+    isolated(
+        "a_removed_endpoint_gets_no_new_connection_and_keeps_the_old_one",
+        |lab| {
+            let (old, new) = (
+                tcp_server(lab, "10.244.0.2:8080")?,
+                tcp_server(lab, "10.244.0.3:8080")?,
+            );
+            lab.serve("web", at(V4.0), Proto::TCP, &[old])?;
+            let mut established = connect(at(V4.0))?;
+            ensure!(ask(&mut established)? == old.to_string());
+            lab.endpoints("web", true, Proto::TCP, &[new])?;
+            for _ in 0..20 {
+                ensure!(ask(&mut connect(at(V4.0))?)? == new.to_string());
+            }
+            ensure!(
+                ask(&mut established)? == old.to_string(),
+                "the established connection moved"
+            );
+            ensure!(lab.datapath.existing()?.inconsistencies().is_empty());
+            lab.endpoints("web", true, Proto::TCP, &[])?;
+            refused(at(V4.0))
+        },
+    );
+}
+
+#[test]
+fn a_deleted_service_leaves_empty_maps() {
+    isolated("a_deleted_service_leaves_empty_maps", |lab| {
+        lab.serve("web", at(V4.0), Proto::TCP, &[at(V4.1)])?;
+        lab.planner
+            .service_gone(&agent_services::ObjectName::new("default", "web"));
+        lab.program()?;
+        ensure!(lab.datapath.existing()? == agent_services::Existing::default());
+        Ok(())
+    });
+}
+
+#[test]
+fn the_next_agent_adopts_the_pins_and_connections_go_on() {
+    isolated("the_next_agent_adopts_the_pins_and_connections_go_on", |lab| {
+        let server = tcp_server(lab, V4.1)?;
+        lab.serve("web", at(V4.0), Proto::TCP, &[server])?;
+        let mut established = connect(at(V4.0))?;
+        ask(&mut established)?;
+        let before = lab.datapath.existing()?;
+        lab.restart()?;
+        // Before the new agent knows anything, the data path works as it did.
+        ensure!(lab.datapath.existing()? == before);
+        ensure!(ask(&mut connect(at(V4.0))?)? == V4.1);
+        lab.serve("web", at(V4.0), Proto::TCP, &[server])?;
+        ensure!(
+            lab.datapath.existing()? == before,
+            "adoption rewrote what was right"
+        );
+        ask(&mut established)?;
+        ensure!(
+            established.peer_addr()? == at(V4.0),
+            "the new programs forgot the old socket"
+        );
+        ensure!(lab.datapath.is_attached());
+        ensure!(
+            lab.datapath.dump()?.counter(Reason::SocketConnected) == 2,
+            "a connection was counted twice"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn addresses_of_no_service_are_left_alone() {
+    isolated("addresses_of_no_service_are_left_alone", |lab| {
+        let server = tcp_server(lab, "10.244.0.9:9000")?;
+        let mut stream = connect(server)?;
+        ensure!(ask(&mut stream)? == server.to_string());
+        ensure!(stream.peer_addr()? == server);
+        ensure!(lab.datapath.dump()?.counter(Reason::SocketNamed) == 0);
+        Ok(())
+    });
+}
