@@ -43,7 +43,8 @@ fn socket_hook(program: &mut CgroupSockAddr, cgroup: &File, pin: &Path) -> Resul
             Err(_) => fs::remove_file(pin)?,
         }
     }
-    let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
+    // A link always allows others beside it, and takes no flag that says so.
+    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
     link.pin(pin)?;
     Ok(())
