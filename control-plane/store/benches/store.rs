@@ -91,6 +91,37 @@ fn ranges(criterion: &mut Criterion) {
     runtime.block_on(store.close());
 }
 
+/// Time to open a copy of the file, so often. A copy of an open file is what a crash leaves.
+fn open_copies(runtime: &Runtime, folder: &tempfile::TempDir, count: u64) -> Duration {
+    let mut took = Duration::ZERO;
+    for _ in 0..count {
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(folder.path().join("store.redb"), copy.path().join("store.redb")).unwrap();
+        let began = Instant::now();
+        let store = runtime.block_on(open(&copy, Durability::Synced));
+        took += began.elapsed();
+        assert_eq!(store.snapshot().len(), 100_000);
+        runtime.block_on(store.close());
+    }
+    took
+}
+
+fn opening(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = runtime.block_on(open(&folder, Durability::Synced));
+    runtime.block_on(create(&store, 256, 100_000));
+    let mut group = criterion.benchmark_group("open 100k keys");
+    group.bench_function("after a crash", |bench| {
+        bench.iter_custom(|count| open_copies(&runtime, &folder, count));
+    });
+    runtime.block_on(store.close());
+    group.bench_function("closed well", |bench| {
+        bench.iter_custom(|count| open_copies(&runtime, &folder, count));
+    });
+    group.finish();
+}
+
 fn fan_out(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -134,6 +165,6 @@ fn fan_out(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
-    targets = puts, ranges, fan_out
+    targets = puts, ranges, opening, fan_out
 }
 criterion_main!(benches);

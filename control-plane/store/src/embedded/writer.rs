@@ -21,6 +21,8 @@ const BATCH: usize = 512;
 const GARBAGE_PER_BATCH: usize = 1024;
 /// Unneeded records that are left to lie until there is a transaction's worth.
 const GARBAGE_TO_KEEP: usize = 256;
+/// Turns given to other tasks before a round; some microseconds, against hundreds of a sync.
+const GATHER_TURNS: usize = 16;
 /// Time between attempts to open the file again after it failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// Bytes of a key; etcd has no limit of its own but that of a request.
@@ -142,10 +144,7 @@ impl Writer {
                 let _ = reply.send(());
                 return;
             }
-            if count > 1 {
-                // The callers just answered write again at once: let them in before the next sync begins.
-                tokio::task::yield_now().await;
-            }
+            gather(&queue, count).await;
         }
     }
 
@@ -403,6 +402,20 @@ impl Writer {
         if let Ok(Err(error)) = closed.await {
             tracing::error!(path = %self.path.display(), %error, "closing the store file failed");
         }
+    }
+}
+
+/// The callers that were just answered often write again at once: lets them in before the next sync begins, so that
+/// they do not fall into two groups that wait for each other's syncs.
+async fn gather(queue: &mpsc::Receiver<Request>, count: usize) {
+    if count < 2 {
+        return;
+    }
+    for _ in 0..GATHER_TURNS {
+        if queue.len() >= count {
+            return;
+        }
+        tokio::task::yield_now().await;
     }
 }
 
