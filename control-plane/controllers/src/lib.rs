@@ -1,1 +1,26 @@
 //! The built-in controllers as pure planners (no I/O).
+//!
+//! Each module has an `Observed` and a `plan`: what was seen goes in, with the time; actions with preconditions come
+//! out. Whoever calls them observes, runs the actions and calls again when something changed.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod condition;
+pub mod deployment;
+pub mod endpointslice;
+pub mod garbage;
+pub mod ipam;
+pub mod namespace;
+pub mod namespace_defaults;
+pub mod node_lifecycle;
+pub mod ownership;
+pub mod pod;
+pub mod pod_gc;
+pub mod replicaset;
+pub mod selector;
+pub mod taint_eviction;
+pub mod template;
+pub mod time;
+
+#[cfg(test)]
+mod world;
