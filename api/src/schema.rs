@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -73,6 +73,7 @@ pub enum AnyKind {
 pub struct Object {
     fields: Vec<Field>,
     index: HashMap<String, usize>,
+    wire: OnceLock<Vec<(u32, WireField)>>,
     /// Embedded messages whose fields stand directly in this object in JSON, but in a message of their own in protobuf.
     pub inlined: Vec<Inlined>,
     /// Replaced as a whole by server-side apply (`x-kubernetes-map-type: atomic`).
@@ -81,6 +82,15 @@ pub struct Object {
     pub preserve_unknown: bool,
     /// A whole object inside another (custom resources with `x-kubernetes-embedded-resource`).
     pub embedded: bool,
+}
+
+/// What a protobuf number of an object stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WireField {
+    /// A place in [`Object::fields`].
+    Field(usize),
+    /// A place in [`Object::inlined`].
+    Inlined(usize),
 }
 
 /// An embedded message.
@@ -269,6 +279,24 @@ impl Object {
     /// The field `name`.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.index.get(name).map(|place| &self.fields[*place])
+    }
+
+    /// Where the field `name` stands in [`Object::fields`].
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// Everything that has a protobuf number, by number.
+    pub(crate) fn wire(&self) -> &[(u32, WireField)] {
+        self.wire.get_or_init(|| {
+            let fields = self.fields.iter().enumerate();
+            let fields = fields.filter_map(|(place, f)| Some((f.number?, WireField::Field(place))));
+            let inlined = self.inlined.iter().enumerate();
+            let inlined = inlined.map(|(place, i)| (i.number, WireField::Inlined(place)));
+            let mut all: Vec<_> = fields.chain(inlined).collect();
+            all.sort_unstable_by_key(|(number, _)| *number);
+            all
+        })
     }
 
     /// All fields, in the order in which they are written.

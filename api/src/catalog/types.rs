@@ -76,8 +76,19 @@ impl Types {
             .copied()
     }
 
+    /// The type of a kind. Kinds that only travel between client and server have no published group.
     pub fn by_kind(&self, gvk: &Gvk) -> Option<usize> {
-        self.kinds.get(gvk).copied()
+        let packages: &[&str] = match (gvk.group.as_str(), gvk.version.as_str()) {
+            ("meta.k8s.io", "v1") => &["apimachinery.pkg.apis.meta.v1"],
+            ("", "v1") => &["api.core.v1", "apimachinery.pkg.apis.meta.v1"],
+            _ => &[],
+        };
+        let published = self.kinds.get(gvk).copied();
+        published.or_else(|| {
+            packages
+                .iter()
+                .find_map(|p| self.by_name(&format!("{p}.{}", gvk.kind)))
+        })
     }
 
     fn schema(&self, raw: &[Raw], place: usize) -> Schema {
