@@ -33,6 +33,7 @@ pub struct DatapathConfig {
 /// A loaded and attached data path. Dropping it leaves everything in place: that is what the pins are for.
 pub struct Datapath {
     pins: Pins,
+    cgroup: Option<PathBuf>,
     /// Programs are attached one device at a time.
     ebpf: Mutex<Ebpf>,
     frontends: Table<FrontendKey, FrontendValue>,
@@ -61,29 +62,30 @@ impl Datapath {
             flows: Table::open(maps::FLOWS, &dir)?,
             replies: Table::open(maps::REPLIES, &dir)?,
             settings: Single::open(maps::SETTINGS, &dir)?,
+            cgroup: config.cgroup.clone(),
             pins,
         };
         datapath.set_service_ranges(&config.service_ranges)?;
         if !datapath.pins.has_other_layouts() {
-            datapath.attach(config)?;
+            datapath.attach()?;
         }
         Ok(datapath)
     }
 
     /// Everything that is wanted is written: takes over from maps of another layout, if there were any, and removes those.
-    pub fn commit(&self, config: &DatapathConfig) -> Result<(), DatapathError> {
+    pub fn commit(&self) -> Result<(), DatapathError> {
         if self.pins.has_other_layouts() {
-            self.attach(config)?;
+            self.attach()?;
             self.pins.remove_other_layouts()?;
         }
         Ok(())
     }
 
-    fn attach(&self, config: &DatapathConfig) -> Result<(), DatapathError> {
+    fn attach(&self) -> Result<(), DatapathError> {
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
         let adopted = attach::adopt_devices(&mut ebpf, &self.pins.devices())?;
         tracing::debug!(adopted, "devices of an earlier agent");
-        match &config.cgroup {
+        match &self.cgroup {
             Some(cgroup) => attach::socket_hooks(&mut ebpf, cgroup, &self.pins.links()),
             None => Ok(()),
         }

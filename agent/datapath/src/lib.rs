@@ -12,9 +12,11 @@ mod object;
 mod size;
 mod sys;
 mod table;
+mod verify;
 
 pub use agent_services::{Changes, Existing};
 pub use datapath::{Datapath, DatapathConfig};
 pub use dump::{CounterRow, Dump, FlowRow, MapRow, Pins, ServiceRow};
 pub use error::DatapathError;
 pub use size::Sizes;
+pub use verify::{VerifiedProgram, verified_programs};

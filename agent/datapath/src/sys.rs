@@ -283,12 +283,15 @@ pub(crate) fn unsupported(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
 }
 
+/// Some entries, and where to go on.
+pub(crate) type Page<K, V> = (Vec<(K, V)>, Option<u32>);
+
 /// Reads some entries of a hash map from `cursor` on. `None` as new cursor: that was the end.
 pub(crate) fn lookup_batch<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     cursor: Option<u32>,
     room: usize,
-) -> io::Result<(Vec<(K, V)>, Option<u32>)> {
+) -> io::Result<Page<K, V>> {
     let mut keys = vec![K::new_zeroed(); room];
     let mut values = vec![V::new_zeroed(); room];
     let from = cursor.unwrap_or(0);

@@ -119,6 +119,19 @@ impl Planner {
         }
     }
 
+    /// Writing failed somewhere in the middle: plans everything again, from what stands in the maps now.
+    pub fn restart(&mut self, existing: Existing) {
+        let fresh = Self::new(self.node.clone(), existing);
+        self.next = self.next.max(fresh.next);
+        self.existing = fresh.existing;
+        self.holders.clear();
+        self.waiting.clear();
+        for (name, entry) in &mut self.services {
+            entry.sets.clear();
+            self.dirty.insert(name.clone());
+        }
+    }
+
     /// All services observed, for whoever re-lists.
     pub fn known_services(&self) -> impl Iterator<Item = &ObjectName> {
         self.services
@@ -302,10 +315,8 @@ fn owner(name: &ObjectName, key: &SetKey) -> String {
 
 /// A frontend that went from one set to another within one plan is both gone and written: it is written.
 fn settle(out: &mut Changes) {
-    for list in [&mut out.gone_backends] {
-        list.sort_unstable();
-        list.dedup();
-    }
+    out.gone_backends.sort_unstable();
+    out.gone_backends.dedup();
     out.gone_frontends.sort_unstable();
     out.gone_frontends.dedup();
     if out.gone_frontends.is_empty() {

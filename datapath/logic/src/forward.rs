@@ -22,17 +22,16 @@ pub enum Verdict {
 /// A packet on its way from a client: towards a service it is sent to an endpoint.
 #[inline(always)]
 pub fn request<T: Tables + FlowTable>(t: &T, p: &Parsed, len: u32) -> Verdict {
-    let Some(frontend) = frontend_of(t, p) else {
+    if !is_frontend(t, p) {
         return without_frontend(t, p, len);
-    };
+    }
     let key = forward_key(p);
     let seen = seen(t, p, len);
-    if let Some(known) = t.touch(&key, &seen) {
-        if !known.over {
-            return to_endpoint(p, known.addr, known.port);
-        }
+    if let Some(known) = t.touch(&key, &seen)
+        && !known.over
+    {
+        return to_endpoint(p, known.addr, known.port);
     }
-    let _ = frontend;
     match find(t, p.dst, p.dport, p.proto, None) {
         Found::NotAService => Verdict::Pass,
         Found::Nowhere(refusal) => nowhere(p, refusal),
@@ -69,11 +68,10 @@ pub fn reply<T: FlowTable>(t: &T, p: &Parsed, len: u32) -> Verdict {
 }
 
 #[inline(always)]
-fn frontend_of<T: Tables>(t: &T, p: &Parsed) -> Option<datapath_abi::FrontendValue> {
-    if !has_ports(p.proto) || p.later_fragment {
-        return None;
-    }
-    t.frontend(&FrontendKey::new(p.dst, p.dport, p.proto))
+fn is_frontend<T: Tables>(t: &T, p: &Parsed) -> bool {
+    has_ports(p.proto)
+        && !p.later_fragment
+        && t.frontend(&FrontendKey::new(p.dst, p.dport, p.proto)).is_some()
 }
 
 /// The address and port are no frontend. Outside the service ranges that is the end of it; inside, the connection may be
@@ -86,10 +84,11 @@ fn without_frontend<T: Tables + FlowTable>(t: &T, p: &Parsed, len: u32) -> Verdi
     if p.later_fragment {
         return Verdict::Drop(Reason::PacketFragment);
     }
-    if p.proto == Proto::TCP && !is_opening(p.tcp_flags) {
-        if let Some(known) = t.touch(&forward_key(p), &seen(t, p, len)) {
-            return to_endpoint(p, known.addr, known.port);
-        }
+    if p.proto == Proto::TCP
+        && !is_opening(p.tcp_flags)
+        && let Some(known) = t.touch(&forward_key(p), &seen(t, p, len))
+    {
+        return to_endpoint(p, known.addr, known.port);
     }
     match t.frontend(&FrontendKey::whole_address(p.dst)) {
         Some(_) => nowhere(p, Refusal::NoPort),

@@ -3,8 +3,6 @@ use datapath_abi::{Address, Be16, Proto};
 
 /// A packet whose bytes can be read; offset 0 is the Ethernet header.
 pub trait Packet {
-    /// Length in bytes.
-    fn len(&self) -> u32;
     /// `N` bytes from `at`; `None` beyond the end.
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 }
@@ -162,9 +160,6 @@ fn transport<P: Packet + ?Sized>(packet: &P, t: &Transport) -> Result<Parsed, No
 
 /// A packet in a byte slice.
 impl Packet for [u8] {
-    fn len(&self) -> u32 {
-        <[u8]>::len(self) as u32
-    }
     fn read<const N: usize>(&self, at: u32) -> Option<[u8; N]> {
         self.get(at as usize..)?.first_chunk().copied()
     }
