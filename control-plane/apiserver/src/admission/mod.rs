@@ -1,0 +1,62 @@
+//! Admission: what the cluster's state says about a write that is well formed. All of it reads one snapshot.
+
+mod namespace;
+mod pod;
+mod priority;
+mod service_account;
+
+use control_plane_store::Snapshot;
+use serde_json::{Value, json};
+
+use crate::call::Call;
+use crate::error::Result;
+use crate::object::storage;
+
+/// Admission of a new object, in upstream's order.
+pub(crate) fn create(call: &Call, snapshot: &Snapshot, object: &mut Value) -> Result<()> {
+    namespace::exists_and_lives(call, snapshot, object)?;
+    match storage(&call.stored) {
+        "pods" => {
+            service_account::admit(call, snapshot, object)?;
+            pod::node_restriction(call, object)?;
+            priority::admit(call, snapshot, object)?;
+            pod::default_tolerations(object);
+        }
+        "nodes" => not_ready_until_told(object),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Admission of a change.
+pub(crate) fn update(call: &Call, _snapshot: &Snapshot, _old: &Value, new: &mut Value) -> Result<()> {
+    if storage(&call.stored) == "pods" && call.info.subresource.is_none() {
+        pod::default_tolerations(new);
+    }
+    Ok(())
+}
+
+/// Admission of a delete.
+pub(crate) fn delete(call: &Call, object: &Value) -> Result<()> {
+    namespace::may_be_deleted(call, object)
+}
+
+/// TaintNodesByCondition: a new node takes no pods before its conditions were looked at.
+fn not_ready_until_told(node: &mut Value) {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    let taints = api::meta::map_mut(node, "spec")
+        .entry("taints")
+        .or_insert_with(|| json!([]));
+    if taints.is_null() {
+        *taints = json!([]);
+    }
+    let Some(taints) = taints.as_array_mut() else {
+        return;
+    };
+    if !taints
+        .iter()
+        .any(|t| t["key"] == NOT_READY && t["effect"] == "NoSchedule")
+    {
+        taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    }
+}

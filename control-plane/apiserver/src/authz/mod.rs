@@ -1,0 +1,163 @@
+//! Who may do what: administrators, the cluster's own components, nodes, and RBAC for everybody else.
+
+mod node;
+mod rbac;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use api::status::Status;
+use arc_swap::ArcSwap;
+use control_plane_store::Store;
+use serde_json::Value;
+
+use crate::identity::{Identity, MASTERS};
+use crate::path::RequestInfo;
+use rbac::Rbac;
+
+/// Where role and binding objects are stored.
+pub(crate) const RBAC_PREFIX: &[u8] = b"/registry/rbac.authorization.k8s.io/";
+
+/// Components of the control plane. They act on every kind; their own narrow roles can come later.
+const COMPONENTS: [&str; 3] = [
+    "system:kube-controller-manager",
+    "system:kube-scheduler",
+    "system:apiserver",
+];
+
+/// What is to be decided on. For paths that are no resource only `verb` and `path` are set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attributes<'a> {
+    /// API verb, or HTTP method in lower case.
+    pub verb: &'a str,
+    /// API group.
+    pub group: &'a str,
+    /// Plural resource name.
+    pub resource: &'a str,
+    /// Subresource.
+    pub subresource: &'a str,
+    /// Namespace; empty for the whole cluster.
+    pub namespace: &'a str,
+    /// Object name; empty for collections.
+    pub name: &'a str,
+    /// Path of a request that is not for a resource.
+    pub path: &'a str,
+}
+
+impl<'a> From<&'a RequestInfo> for Attributes<'a> {
+    fn from(info: &'a RequestInfo) -> Self {
+        if !info.is_resource {
+            return Self {
+                verb: info.verb,
+                path: &info.path,
+                ..Self::default()
+            };
+        }
+        Self {
+            verb: info.verb,
+            group: &info.group,
+            resource: &info.resource,
+            subresource: info.subresource.as_deref().unwrap_or_default(),
+            namespace: info.namespace.as_deref().unwrap_or_default(),
+            name: info.name.as_deref().unwrap_or_default(),
+            path: "",
+        }
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Allowed, and by what.
+    Allow(String),
+    /// Nothing allows it.
+    Deny,
+}
+
+/// Decides, with the roles and bindings of the store compiled for quick use.
+pub(crate) struct Authorizer {
+    rbac: ArcSwap<Rbac>,
+    stale: AtomicBool,
+}
+
+impl Authorizer {
+    /// Compiles the roles at the first question.
+    pub(crate) fn new() -> Self {
+        Self {
+            rbac: ArcSwap::from_pointee(Rbac::default()),
+            stale: AtomicBool::new(true),
+        }
+    }
+
+    /// A role or binding was written.
+    pub(crate) fn forget(&self) {
+        self.stale.store(true, Ordering::Release);
+    }
+
+    /// Whether the user may do this.
+    pub(crate) fn decide(&self, store: &Store, identity: &Identity, asked: &Attributes<'_>) -> Decision {
+        if identity.in_group(MASTERS) {
+            return Decision::Allow(String::new());
+        }
+        if COMPONENTS.contains(&identity.user.as_str()) {
+            return Decision::Allow("component of the control plane".into());
+        }
+        if let Some(node) = identity.node_name()
+            && node::allows(&store.snapshot(), node, asked)
+        {
+            return Decision::Allow("node authorizer".into());
+        }
+        self.compiled(store).decide(identity, asked)
+    }
+
+    /// The rules that apply to a user in a namespace, as `SelfSubjectRulesReview` lists them.
+    pub(crate) fn rules_of(&self, store: &Store, identity: &Identity, namespace: &str) -> Vec<Value> {
+        self.compiled(store).rules_of(identity, namespace)
+    }
+
+    fn compiled(&self, store: &Store) -> Arc<Rbac> {
+        if self.stale.swap(false, Ordering::AcqRel) {
+            self.rbac.store(Arc::new(Rbac::compile(&store.snapshot())));
+        }
+        self.rbac.load_full()
+    }
+}
+
+/// 403 with upstream's words.
+pub(crate) fn refusal(identity: &Identity, asked: &Attributes<'_>) -> Status {
+    let user = &identity.user;
+    if !asked.path.is_empty() {
+        let why = format!("User \"{user}\" cannot {} path \"{}\"", asked.verb, asked.path);
+        return Status::forbidden(("", ""), "", &why);
+    }
+    let resource = if asked.subresource.is_empty() {
+        asked.resource.to_owned()
+    } else {
+        format!("{}/{}", asked.resource, asked.subresource)
+    };
+    let place = if asked.namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{}\"", asked.namespace)
+    };
+    let why = format!(
+        "User \"{user}\" cannot {} resource \"{resource}\" in API group \"{}\" {place}",
+        asked.verb, asked.group
+    );
+    Status::forbidden((asked.group, asked.resource), asked.name, &why)
+}
+
+/// Notices changes of roles that other servers make, for as long as the server lives.
+pub(crate) fn follow(inner: &Arc<crate::Inner>) {
+    let Ok(mut watch) = inner.store.watch(RBAC_PREFIX, inner.store.snapshot().revision()) else {
+        return;
+    };
+    let server = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        // An error ends the watch; from then on every change of this server is still seen.
+        while let Some(Ok(_)) = watch.next().await {
+            let Some(inner) = server.upgrade() else { return };
+            inner.authorizer.forget();
+        }
+    });
+}
