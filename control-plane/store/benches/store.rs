@@ -1,11 +1,15 @@
 //! Puts with one and with many writers, reads of a range, fan-out of a change to watchers.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use control_plane_store::{Durability, Expect, Options, Store, WatchItem};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::{Etcd, Place};
 use tokio::runtime::Runtime;
 
 const VALUE: usize = 1000;
@@ -91,6 +95,24 @@ fn ranges(criterion: &mut Criterion) {
     runtime.block_on(store.close());
 }
 
+fn etcd_puts(criterion: &mut Criterion) {
+    let runtime = Runtime::new().unwrap();
+    let place = runtime.block_on(Etcd::new());
+    let store = runtime.block_on(place.open(Options::default()));
+    let mut group = criterion.benchmark_group("put on etcd");
+    group.throughput(Throughput::Elements(1));
+    for writers in [1, 32] {
+        group.bench_function(writers.to_string(), |bench| {
+            bench.iter_custom(|count| runtime.block_on(create(&store, writers, count)));
+        });
+    }
+    group.bench_function("fresh read", |bench| {
+        bench.iter(|| runtime.block_on(store.fresh()).unwrap().len());
+    });
+    group.finish();
+    runtime.block_on(store.close());
+}
+
 /// Time to open a copy of the file, so often. A copy of an open file is what a crash leaves.
 fn open_copies(runtime: &Runtime, folder: &tempfile::TempDir, count: u64) -> Duration {
     let mut took = Duration::ZERO;
@@ -165,6 +187,6 @@ fn fan_out(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(3)).warm_up_time(Duration::from_millis(500));
-    targets = puts, ranges, opening, fan_out
+    targets = puts, etcd_puts, ranges, opening, fan_out
 }
 criterion_main!(benches);

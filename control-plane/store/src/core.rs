@@ -94,8 +94,7 @@ impl Core {
     pub(crate) fn publish(&self, draft: Draft) -> Vec<Arc<WatchEvent>> {
         let now = Instant::now();
         let mut state = self.lock();
-        // Before the watchers hear of a revision, a snapshot must have it.
-        self.published.send_replace(Snapshot {
+        self.set_newest(Snapshot {
             revision: draft.revision,
             tree: draft.tree,
         });
@@ -111,11 +110,21 @@ impl Core {
     /// Like [`Core::publish`], for a draft that only knows the outcome of the changes and not each of them: live
     /// watchers see the differences, but no state before the draft can be told any more.
     pub(crate) fn publish_after_gap(&self, draft: Draft) {
-        let revision = draft.revision;
-        self.publish(draft);
         let mut state = self.lock();
-        state.history.compact(revision);
+        state.history.compact(draft.revision);
         state.drop_old_states();
+        self.set_newest(Snapshot {
+            revision: draft.revision,
+            tree: draft.tree,
+        });
+        for event in &draft.events {
+            state.watchers.send(event);
+        }
+    }
+
+    /// Comes before the watchers hear of a revision, so that a snapshot has it by then.
+    fn set_newest(&self, snapshot: Snapshot) {
+        self.published.send_replace(snapshot);
     }
 
     /// Starts over with another state; every watch ends.

@@ -134,8 +134,7 @@ async fn what_etcd_compacted_meanwhile_comes_as_differences() {
     set(&store, "/changed", "1").await;
     let start = set(&store, "/deleted", "1").await;
     let mut watch = store.watch(b"", start).unwrap();
-    // The feed cannot see what happens while nothing runs on this thread but the foreign client: etcd is stopped for
-    // it, changed and compacted under another process on the same data, and only then back at its address.
+    // Changed and compacted at another address, where the store cannot see it, and only then back.
     place.kill();
     let revision = place
         .change_offline(|mut client| async move {
@@ -200,4 +199,22 @@ async fn an_etcd_that_is_not_there_is_said_in_time() {
     }))
     .await;
     assert!(matches!(opened, Err(OpenError::Etcd { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_shown_and_checked() {
+    let place = Etcd::with_tls().await;
+    let store = place.open(options()).await;
+    set(&store, "/a", "1").await;
+    let mut config = place.config(Options {
+        deadline: Duration::from_secs(1),
+        ..options()
+    });
+    let tls = config.tls.as_mut().unwrap();
+    tls.client = None;
+    assert!(
+        Store::connect_etcd(config).await.is_err(),
+        "etcd wants a certificate"
+    );
+    store.close().await;
 }

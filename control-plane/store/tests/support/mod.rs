@@ -1,12 +1,14 @@
 //! Places where a store can be opened: a file of its own, or an etcd of its own.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used)]
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use control_plane_store::{EtcdConfig, Options, Store};
+use control_plane_store::{EtcdConfig, EtcdTls, Options, Store};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
 /// Where the stores of one test live; a store opened again finds what the last one left.
@@ -60,6 +62,7 @@ pub struct Etcd {
     peer_url: String,
     process: std::sync::Mutex<Child>,
     pub prefix: String,
+    tls: Option<EtcdTls>,
 }
 
 fn free_url() -> String {
@@ -71,6 +74,18 @@ fn free_url() -> String {
 }
 
 fn spawn(folder: &Path, client: &str, peer: &str) -> Child {
+    let file = |name: &str| folder.join(name).into_os_string();
+    let tls = [
+        ("--cert-file", "server.pem"),
+        ("--key-file", "server.key"),
+        ("--trusted-ca-file", "ca.pem"),
+    ];
+    let tls = tls
+        .into_iter()
+        .flat_map(|(option, name)| [option.into(), file(name)]);
+    let tls = tls
+        .chain(["--client-cert-auth".into()])
+        .filter(|_| client.starts_with("https:"));
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -91,10 +106,39 @@ fn spawn(folder: &Path, client: &str, peer: &str) -> Child {
             "--max-request-bytes",
             "8388608",
         ])
+        .args(tls)
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
         .expect("cannot start `etcd`; run `cargo xtask setup`, which installs it")
+}
+
+/// Makes an authority and certificates for etcd and for its client.
+fn write_certificates(folder: &Path) -> EtcdTls {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let issue = |names: Vec<String>| {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&key, &authority)
+            .unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let (server, server_key) = issue(vec!["127.0.0.1".into()]);
+    let (client, client_key) = issue(vec!["client".into()]);
+    for (name, text) in [
+        ("ca.pem", authority.pem()),
+        ("server.pem", server),
+        ("server.key", server_key),
+    ] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    EtcdTls {
+        ca: authority.pem().into_bytes(),
+        client: Some((client.into_bytes(), client_key.into_bytes())),
+    }
 }
 
 /// A client of an etcd that may still be starting.
@@ -130,13 +174,33 @@ impl Etcd {
             peer_url,
             process,
             prefix: "/test".into(),
+            tls: None,
+        }
+    }
+
+    /// One that speaks TLS only, and only to clients with a certificate.
+    pub async fn with_tls() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("store-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        let tls = write_certificates(folder.path());
+        let (client_url, peer_url) = (free_url().replace("http:", "https:"), free_url());
+        let process = std::sync::Mutex::new(spawn(folder.path(), &client_url, &peer_url));
+        Self {
+            folder,
+            client_url,
+            peer_url,
+            process,
+            prefix: "/test".into(),
+            tls: Some(tls),
         }
     }
 
     pub fn config(&self, options: Options) -> EtcdConfig {
         EtcdConfig {
             endpoints: vec![self.client_url.clone()],
-            tls: None,
+            tls: self.tls.clone(),
             prefix: self.prefix.clone(),
             options,
         }
