@@ -22,19 +22,23 @@ pub fn isolated(test: &str, body: impl FnOnce(&mut Lab) -> Result<()>) {
         return;
     }
     let cgroup = cgroup_path(test);
-    let status = Command::new("unshare")
+    // Its output is kept for a failure: mixed into ours, its results would be counted twice.
+    let inner = Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private", "--"])
         .arg(std::env::current_exe().expect("a test knows its own file"))
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(INSIDE, test)
         .env("SKEP_TEST_CGROUP", &cgroup)
-        .status();
+        .output();
     // The process is gone, its cgroup is empty.
     let _ = fs::remove_dir(&cgroup);
-    let status = status.unwrap_or_else(|e| panic!("`unshare` is missing ({e}): run `cargo xtask setup`"));
+    let inner = inner.unwrap_or_else(|e| panic!("`unshare` is missing ({e}): run `cargo xtask setup`"));
     assert!(
-        status.success(),
-        "{test} failed in its namespaces (needs root): {status}"
+        inner.status.success(),
+        "{test} failed in its namespaces (needs root): {}\n{}{}",
+        inner.status,
+        String::from_utf8_lossy(&inner.stdout),
+        String::from_utf8_lossy(&inner.stderr)
     );
 }
 

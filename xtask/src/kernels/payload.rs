@@ -9,18 +9,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The levels that run on every kernel of the matrix.
-const PACKAGES: &[&str] = &["tests-verifier"];
+const PACKAGES: &[&str] = &["tests-packets", "tests-sockets", "tests-verifier"];
 
 /// Files for the guest: path in the guest, content.
 pub struct Payload {
     files: Vec<(String, Vec<u8>)>,
 }
 
+/// Commands that tests call and busybox has.
+const APPLETS: &[&str] = &[
+    "mount", "umount", "sh", "cat", "ls", "sleep", "true", "false", "kill", "timeout",
+];
+
 impl Payload {
     /// Adds everything to an archive, with the list of test binaries that init reads.
     pub fn add_to(&self, archive: &mut Archive) {
         for (path, content) in &self.files {
             archive.file(path, content);
+        }
+        for applet in APPLETS {
+            archive.link(&format!("bin/{applet}"), "busybox");
         }
     }
 }
