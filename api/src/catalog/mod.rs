@@ -205,14 +205,23 @@ pub fn type_ref(name: &str) -> Option<SchemaRef> {
     types().by_name(name).map(SchemaRef::Named)
 }
 
-/// Every named type with its kinds, in the order of their names.
-pub(crate) fn all_types() -> impl Iterator<Item = (&'static Schema, &'static [Gvk])> {
+/// The kinds of a definition, as published.
+pub(crate) fn gvks_of(name: &str) -> &'static [Gvk] {
     let types = types();
     types
-        .schemas
-        .iter()
-        .zip(&types.gvks)
-        .map(|(schema, gvks)| (&**schema, gvks.as_slice()))
+        .by_name(name)
+        .map_or(&[], |place| types.gvks[place].as_slice())
+}
+
+/// A hash (FNV-1a) of the tables and of `name`: the same for the same tables.
+pub(crate) fn table_digest(name: &str) -> u64 {
+    let bytes = types::TABLE
+        .bytes()
+        .chain(resources::TABLE.bytes())
+        .chain(name.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 impl Catalog {

@@ -3,7 +3,7 @@
 use super::types::Types;
 use super::{Gvk, Resource, StorageName, Subresource};
 
-const TABLE: &str = include_str!("../../tables/resources.txt");
+pub(super) const TABLE: &str = include_str!("../../tables/resources.txt");
 const MADE: &str = "the committed tables are well formed";
 
 /// Kinds that show the objects of another resource.

@@ -8,7 +8,7 @@ use crate::schema::{
     AnyKind, Field, Inlined, Kind, List, ListType, Map, Object, PatchStrategy, Schema, SchemaRef, Zero,
 };
 
-const TABLE: &str = include_str!("../../tables/types.txt");
+pub(super) const TABLE: &str = include_str!("../../tables/types.txt");
 /// Why a look-up in the tables cannot fail: `cargo xtask codegen` wrote them and a test reads them whole.
 const MADE: &str = "the committed tables are well formed";
 
