@@ -1,0 +1,224 @@
+//! The command line.
+use crate::layout::{ClusterName, DEFAULT_NAME, MOST_NODES, StoreKind};
+use crate::output::Format;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Skep: Kubernetes with an eBPF data plane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "skep",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Show the log
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Which cluster of this machine.
+#[derive(Args, Clone, Debug)]
+pub struct Which {
+    /// The cluster's name
+    #[arg(long, env = "SKEP_NAME", default_value = DEFAULT_NAME)]
+    pub name: ClusterName,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Start a cluster on this machine; returns when every node is Ready
+    Up(UpArgs),
+    /// Stop a cluster and remove every trace of it
+    Down(DownArgs),
+    /// Clusters on this machine
+    List {
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Print the path of a cluster's kubeconfig, for `export KUBECONFIG=$(skep kubeconfig)`
+    Kubeconfig(Which),
+    /// Import an image archive into every node
+    Load {
+        /// A tar file as `docker save` or `ctr images export` write it
+        archive: PathBuf,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Run kubectl against a cluster: `skep kubectl get pods`
+    Kubectl {
+        #[command(flatten)]
+        which: Which,
+        /// What kubectl is given
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run a command on a node, or a shell
+    Enter(EnterArgs),
+    /// The control plane alone, in the foreground
+    Server(PartArgs),
+    /// A node's agent alone, in the foreground
+    Agent(AgentArgs),
+    /// Services as the maps of the nodes hold them
+    Services {
+        /// Only this one: NAME or NAMESPACE/NAME
+        service: Option<String>,
+        #[command(flatten)]
+        maps: MapsArgs,
+    },
+    /// The maps of the nodes: size, use, pressure
+    Maps {
+        /// Only this one, with its entries
+        map: Option<String>,
+        #[command(flatten)]
+        maps: MapsArgs,
+    },
+    /// What this machine has and lacks
+    Doctor {
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// The version of this binary
+    Version {
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Format,
+    },
+    /// Print the completion script of a shell
+    Completion { shell: clap_complete::Shell },
+    #[command(hide = true)]
+    Supervise(Which),
+    #[command(hide = true)]
+    NodeLaunch(NodeArgs),
+    #[command(hide = true)]
+    NodeInit(NodeArgs),
+    /// Run a program that ends when its parent ends
+    #[command(hide = true)]
+    Tether {
+        #[arg(long)]
+        parent: i32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// How many nodes; one when not given
+    #[arg(long, env = "SKEP_NODES", value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_NODES)))]
+    pub nodes: Option<u8>,
+    /// Where the objects are kept; embedded when not given
+    #[arg(long, env = "SKEP_STORE", value_enum)]
+    pub store: Option<StoreKind>,
+    /// The port on 127.0.0.1 where kubectl reaches the API; 6443 or a free one when not given
+    #[arg(long, env = "SKEP_API_PORT")]
+    pub api_port: Option<u16>,
+    /// Make this machine itself the node, without namespaces
+    #[arg(long, conflicts_with = "nodes")]
+    pub host: bool,
+    /// How long to wait until every node is Ready, in seconds
+    #[arg(long, env = "SKEP_TIMEOUT", default_value_t = 120)]
+    pub timeout: u64,
+    /// A file with these settings: `apiVersion: skep/v1`, `kind: ClusterConfig`
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct DownArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// Every cluster on this machine
+    #[arg(long, conflicts_with = "name")]
+    pub all: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct PartArgs {
+    /// The configuration file
+    #[arg(long, env = "SKEP_CONFIG", default_value = "/etc/skep/server.yaml")]
+    pub config: PathBuf,
+    /// What to log, such as `info` or `debug,hyper=warn`
+    #[arg(long, env = "SKEP_LOG", default_value = "info")]
+    pub log: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// The configuration file
+    #[arg(long, env = "SKEP_CONFIG", default_value = "/etc/skep/agent.yaml")]
+    pub config: PathBuf,
+    /// What to log, such as `info` or `debug,hyper=warn`
+    #[arg(long, env = "SKEP_LOG", default_value = "info")]
+    pub log: String,
+    /// Only a part of the agent: beside another kubelet, its services alone
+    #[arg(long, value_enum)]
+    pub only: Option<Only>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Only {
+    /// Service load balancing, in place of kube-proxy
+    Services,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct MapsArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// Only this node
+    #[arg(long)]
+    pub node: Option<String>,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct EnterArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// The node
+    pub node: String,
+    /// The command
+    #[arg(last = true)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct NodeArgs {
+    #[command(flatten)]
+    pub which: Which,
+    #[arg(long)]
+    pub node: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn kubectl_gets_its_own_flags() {
+        let cli = Cli::try_parse_from(["skep", "kubectl", "get", "pods", "-o", "wide", "--watch"]);
+        let Ok(Cli {
+            verb: Verb::Kubectl { args, .. },
+            ..
+        }) = cli
+        else {
+            panic!("kubectl is a verb")
+        };
+        assert_eq!(args, ["get", "pods", "-o", "wide", "--watch"]);
+    }
+}

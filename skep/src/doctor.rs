@@ -1,0 +1,332 @@
+//! `skep doctor`, `skep version`, and the checks that other commands share.
+use crate::cgroup::Hierarchies;
+use crate::cli::UpArgs;
+use crate::layout::Cluster;
+use crate::output::{self, Format, Row, WithHint};
+use crate::{node, tools};
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Refuses to go on without root's rights.
+///
+/// # Errors
+/// Says that root is needed for `what`.
+pub fn require_root(what: &str) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!("{what} needs root's rights")).hint("run it with sudo")
+}
+
+/// What a cluster that does not exist yet will be.
+///
+/// # Errors
+/// With `--host`: when the machine has no address or name that a node can have.
+pub fn describe(args: &UpArgs, api_port: u16) -> Result<Cluster> {
+    let (host_ips, host_name) = if args.host { host()? } else { (vec![], None) };
+    Ok(Cluster {
+        name: args.which.name.clone(),
+        nodes: args.nodes.unwrap_or(1),
+        store: args.store.unwrap_or_default(),
+        api_port,
+        host: args.host,
+        host_ips,
+        host_name,
+        created: jiff::Timestamp::now().as_second(),
+    })
+}
+
+/// The machine's addresses (those of the device with the default route first) and its name.
+fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
+    let name = name.trim().to_lowercase();
+    let mut ips: Vec<IpAddr> = agent_network::link::block_on(|netlink| async move {
+        let mut ips = Vec::new();
+        for device in netlink
+            .devices()
+            .await?
+            .into_iter()
+            .filter(|d| d.up && d.name != "lo" && !d.name.starts_with("skep-"))
+        {
+            ips.extend(
+                netlink
+                    .addresses(device.index)
+                    .await?
+                    .into_iter()
+                    .map(|(ip, _)| ip),
+            );
+        }
+        Ok::<_, agent_network::link::LinkError>(ips)
+    })?;
+    let (first_v4, first_v6) = (
+        ips.iter().find(|ip| ip.is_ipv4()).copied(),
+        ips.iter().find(|ip| ip.is_ipv6()).copied(),
+    );
+    ips = first_v4.into_iter().chain(first_v6).collect();
+    if ips.is_empty() {
+        // A machine without a network can still be a cluster of one.
+        ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    Ok((ips, Some(name)))
+}
+
+/// One look at the machine.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    /// `ok`, `warning` or `missing`.
+    state: &'static str,
+    found: String,
+    /// The next step; empty when all is well.
+    fix: String,
+}
+
+impl Row for Finding {
+    const COLUMNS: &'static [&'static str] = &["CHECK", "STATE", "FOUND", "FIX"];
+    const WIDE_FROM: usize = 4;
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.check.to_owned(),
+            self.state.to_owned(),
+            self.found.clone(),
+            self.fix.clone(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.check.to_owned()
+    }
+}
+
+impl Finding {
+    fn new(check: &'static str, found: Result<String, (String, &str)>) -> Self {
+        match found {
+            Ok(found) => Self {
+                check,
+                state: "ok",
+                found,
+                fix: String::new(),
+            },
+            Err((found, fix)) => Self {
+                check,
+                state: "missing",
+                found,
+                fix: fix.to_owned(),
+            },
+        }
+    }
+
+    fn warns(mut self) -> Self {
+        if self.state == "missing" {
+            self.state = "warning";
+        }
+        self
+    }
+}
+
+/// Looks at everything; fails if something that a cluster needs is missing.
+///
+/// # Errors
+/// When the result cannot be printed.
+pub fn run(format: Format) -> Result<ExitCode> {
+    let findings = findings();
+    output::print(format, &findings)?;
+    let broken = findings.iter().any(|f| f.state == "missing");
+    Ok(if broken {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn findings() -> Vec<Finding> {
+    let mut all = vec![
+        Finding::new(
+            "rights",
+            if rustix::process::geteuid().is_root() {
+                Ok("root".into())
+            } else {
+                Err(("an ordinary user".into(), "run skep with sudo"))
+            },
+        ),
+        kernel(),
+        Finding::new(
+            "BTF",
+            there("/sys/kernel/btf/vmlinux", "a kernel with CONFIG_DEBUG_INFO_BTF"),
+        ),
+        cgroups(),
+        Finding::new("bpffs", file_system("bpf")),
+        Finding::new("overlayfs", file_system("overlay")),
+        Finding::new("IPv6", there("/proc/sys/net/ipv6", "boot without ipv6.disable=1")),
+        runtime(),
+    ];
+    let etcd = tools::find(tools::ETCD.program).map(|p| p.display().to_string());
+    all.extend(["ctr", "runc"].map(|program| {
+        let found = tools::find(program).map(|p| p.display().to_string());
+        Finding::new(
+            program,
+            found.ok_or(("nothing".to_owned(), "apt-get install containerd runc")),
+        )
+    }));
+    all.push(
+        Finding::new(
+            "etcd",
+            etcd.ok_or((
+                "nothing".to_owned(),
+                "only for --store etcd: apt-get install etcd-server",
+            )),
+        )
+        .warns(),
+    );
+    all.push(
+        Finding::new(
+            "kubectl",
+            tools::find("kubectl")
+                .map(|p| p.display().to_string())
+                .ok_or(("nothing".to_owned(), "https://kubernetes.io/docs/tasks/tools/")),
+        )
+        .warns(),
+    );
+    let images = if node::has_images() {
+        Ok("embedded".to_owned())
+    } else {
+        Err(("none".to_owned(), "build with: cargo xtask build"))
+    };
+    all.push(Finding::new("images", images));
+    all.push(disk());
+    all.push(port());
+    all
+}
+
+fn there(path: &str, fix: &'static str) -> Result<String, (String, &'static str)> {
+    if Path::new(path).exists() {
+        Ok(path.to_owned())
+    } else {
+        Err((format!("no {path}"), fix))
+    }
+}
+
+fn file_system(name: &str) -> Result<String, (String, &'static str)> {
+    let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if known.lines().any(|l| l.split_whitespace().last() == Some(name)) {
+        Ok("known to the kernel".to_owned())
+    } else {
+        Err((
+            "not known to the kernel".to_owned(),
+            "load its module, or take a kernel that has it",
+        ))
+    }
+}
+
+fn kernel() -> Finding {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim().to_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Finding::new(
+        "kernel",
+        if version >= (5, 10) {
+            Ok(release)
+        } else {
+            Err((release, "Skep needs 5.10 or newer"))
+        },
+    )
+}
+
+fn cgroups() -> Finding {
+    let found = Hierarchies::detect().map(|h| match h.legacy.len() {
+        0 => format!("version 2 at {}", h.unified.display()),
+        n => format!(
+            "version 2 at {}, {n} hierarchies of version 1",
+            h.unified.display()
+        ),
+    });
+    Finding::new(
+        "cgroups",
+        found.ok_or((
+            "no cgroup2".into(),
+            "mount -t cgroup2 none /sys/fs/cgroup/unified",
+        )),
+    )
+}
+
+fn runtime() -> Finding {
+    let found = tools::containerd_version().map(|(major, minor)| format!("containerd {major}.{minor}"));
+    let fine = match found {
+        Ok(text) if tools::containerd_version().is_ok_and(|v| v >= (1, 6)) => Ok(text),
+        Ok(text) => Err((text, "Skep needs containerd 1.6 or newer")),
+        Err(e) => Err((format!("{e:#}"), "apt-get install containerd")),
+    };
+    Finding::new("runtime", fine)
+}
+
+fn disk() -> Finding {
+    let at = ["/var/lib/skep", "/var/lib", "/"]
+        .into_iter()
+        .find(|p| Path::new(p).exists())
+        .unwrap_or("/");
+    let free = rustix::fs::statvfs(at)
+        .map(|s| s.f_bavail.saturating_mul(s.f_frsize) >> 20)
+        .unwrap_or(0);
+    let text = format!("{free} MiB free in {at}");
+    Finding::new(
+        "disk",
+        if free >= 2048 {
+            Ok(text)
+        } else {
+            Err((text, "free some space: nodes need 2 GiB"))
+        },
+    )
+    .warns()
+}
+
+fn port() -> Finding {
+    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, crate::layout::API_PORT)).is_ok();
+    let found = if free {
+        Ok("127.0.0.1:6443 is free".to_owned())
+    } else {
+        Err(("127.0.0.1:6443 is in use".to_owned(), "skep up takes another one"))
+    };
+    Finding::new("API port", found).warns()
+}
+
+/// `skep version`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    skep: &'static str,
+    kubernetes: &'static str,
+    architecture: &'static str,
+}
+
+impl Row for Version {
+    const COLUMNS: &'static [&'static str] = &["SKEP", "KUBERNETES", "ARCHITECTURE"];
+    const WIDE_FROM: usize = 3;
+
+    fn cells(&self) -> Vec<String> {
+        [self.skep, self.kubernetes, self.architecture]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    fn name(&self) -> String {
+        self.skep.to_owned()
+    }
+}
+
+/// Prints the version of this binary and of the API it serves.
+///
+/// # Errors
+/// When it cannot be printed.
+pub fn version(format: Format) -> Result<()> {
+    let version = Version {
+        skep: env!("CARGO_PKG_VERSION"),
+        kubernetes: "v1.36",
+        architecture: std::env::consts::ARCH,
+    };
+    output::print(format, &[version])
+}

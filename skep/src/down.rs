@@ -1,0 +1,136 @@
+//! `skep down`: stops a cluster and removes every trace.
+use crate::cgroup::Hierarchies;
+use crate::cli::DownArgs;
+use crate::layout::{Cluster, ClusterName, Dirs, run_root, state_root};
+use crate::output::Progress;
+use crate::process::Process;
+use crate::supervise::{SUPERVISOR, recorded};
+use crate::{doctor, registry};
+use anyhow::{Context, Result};
+use rustix::process::Signal;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long the supervisor gets to stop everything in order.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Stops and removes one cluster, or all.
+///
+/// # Errors
+/// What could not be stopped or removed.
+pub async fn run(args: &DownArgs, progress: Progress) -> Result<()> {
+    doctor::require_root("stopping a cluster")?;
+    let names = if args.all {
+        registry::names()
+    } else {
+        vec![args.which.name.clone()]
+    };
+    let mut found = false;
+    for name in names {
+        found |= one(&name, progress).await?;
+    }
+    if !found {
+        progress.say("there is nothing to stop");
+    }
+    Ok(())
+}
+
+async fn one(name: &ClusterName, progress: Progress) -> Result<bool> {
+    let dirs = Dirs::of(name);
+    if !dirs.state.exists() && !dirs.run.exists() {
+        return Ok(false);
+    }
+    // A damaged description must not keep the rest from being removed.
+    let cluster = registry::find(name).ok().flatten();
+    let step = progress.step(format!("stop cluster {name}"));
+    stop_processes(&dirs).await?;
+    step.done();
+    let step = progress.step(format!("remove cluster {name}"));
+    match cluster {
+        Some(cluster) => remove(&cluster)?,
+        None => remove_folders(&dirs)?,
+    }
+    step.done();
+    Ok(true)
+}
+
+/// Ends all processes of the cluster; its state stays.
+///
+/// # Errors
+/// Names the process that does not end.
+pub async fn stop(cluster: &Cluster, progress: Progress) -> Result<()> {
+    let step = progress.step(format!("stop cluster {}", cluster.name));
+    stop_processes(&cluster.dirs()).await?;
+    step.done();
+    Ok(())
+}
+
+async fn stop_processes(dirs: &Dirs) -> Result<()> {
+    let mut all = recorded(&dirs.processes());
+    if let Some(supervisor) = all.remove(SUPERVISOR) {
+        supervisor.signal(Signal::TERM);
+        if !supervisor.gone(PATIENCE).await {
+            // All others follow it: they asked the kernel for that.
+            end("the supervisor", supervisor).await?;
+        }
+    }
+    for (name, process) in all {
+        end(&name, process).await?;
+    }
+    Ok(())
+}
+
+async fn end(name: &str, process: Process) -> Result<()> {
+    process.signal(Signal::KILL);
+    anyhow::ensure!(
+        process.gone(Duration::from_secs(10)).await,
+        "{name} (process {}) does not end",
+        process.pid
+    );
+    Ok(())
+}
+
+/// Removes what a stopped cluster left: cgroups, pins, folders.
+///
+/// # Errors
+/// Names what stays.
+pub fn remove(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        if let Some(hierarchies) = Hierarchies::detect() {
+            // Where the node has no namespaces, its pods outlived its processes.
+            end_all(&hierarchies, &node.cgroup());
+            let left = hierarchies.remove(&node.cgroup());
+            anyhow::ensure!(left.is_empty(), "cannot remove the cgroups {left:?}");
+            hierarchies.remove_if_empty("skep");
+        }
+        remove_dir(&node.pins())?;
+    }
+    // Nodes of their own namespaces had pins in a bpffs of their own; on the machine itself the parent is left.
+    let _ = std::fs::remove_dir("/sys/fs/bpf/skep");
+    remove_folders(&cluster.dirs())
+}
+
+fn end_all(hierarchies: &Hierarchies, group: &str) {
+    for process in hierarchies.processes(group).into_iter().filter_map(Process::of) {
+        process.signal(Signal::KILL);
+    }
+}
+
+fn remove_folders(dirs: &Dirs) -> Result<()> {
+    remove_dir(&dirs.run)?;
+    remove_dir(&dirs.state)?;
+    for root in [run_root(), state_root()] {
+        // Other clusters keep it.
+        let _ = std::fs::remove_dir(root);
+    }
+    Ok(())
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
