@@ -144,11 +144,10 @@ fn clause(text: &str) -> Clause {
 /// `shapes` tells whether tables and partial objects are offered, as they are for resources.
 #[must_use]
 pub fn negotiate(accept: &str, shapes: bool) -> Option<Output> {
-    let all = clauses(accept);
-    if all.is_empty() {
+    if accept.trim().is_empty() {
         return Some(Output::JSON);
     }
-    all.iter().find_map(|clause| accepted(clause, shapes))
+    clauses(accept).iter().find_map(|clause| accepted(clause, shapes))
 }
 
 fn accepted(clause: &Clause, shapes: bool) -> Option<Output> {

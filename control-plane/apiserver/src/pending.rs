@@ -1,6 +1,8 @@
 //! Interim stand-ins until the `api` crate has them.
 #![allow(dead_code)]
 
+pub(crate) const AGGREGATED: bool = false;
+
 pub(crate) mod convert {
     use api::catalog::Resource;
     use serde_json::Value;

@@ -26,7 +26,7 @@ pub(super) fn serve(segments: &[&str], incoming: &Incoming) -> Result<Response<B
         .get(ACCEPT)
         .and_then(|v| v.to_str().ok())
         .unwrap_or_default();
-    if segments.len() == 1 && wants_aggregated(accept) {
+    if segments.len() == 1 && crate::pending::AGGREGATED && wants_aggregated(accept) {
         return Ok(aggregated(segments[0] == "api", &incoming.parts.headers));
     }
     let found = match segments {
