@@ -55,12 +55,28 @@ impl Place for File {
     const KEEPS_HISTORY: bool = true;
 }
 
+/// A process that ends with its handle, after a failed test too.
+struct Running(Child);
+
+impl Running {
+    fn end(&mut self) {
+        // It may have been ended by the test.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// A real etcd on loopback, ended with the test.
 pub struct Etcd {
     folder: TempDir,
     client_url: String,
     peer_url: String,
-    process: std::sync::Mutex<Child>,
+    process: std::sync::Mutex<Running>,
     pub prefix: String,
     tls: Option<EtcdTls>,
 }
@@ -73,7 +89,7 @@ fn free_url() -> String {
     )
 }
 
-fn spawn(folder: &Path, client: &str, peer: &str) -> Child {
+fn spawn(folder: &Path, client: &str, peer: &str) -> Running {
     let file = |name: &str| folder.join(name).into_os_string();
     let tls = [
         ("--cert-file", "server.pem"),
@@ -91,7 +107,7 @@ fn spawn(folder: &Path, client: &str, peer: &str) -> Child {
         .append(true)
         .open(folder.join("log"))
         .expect("a log file");
-    Command::new("etcd")
+    let process = Command::new("etcd")
         .args(["--name", "test", "--data-dir"])
         .arg(folder.join("data"))
         .args(["--listen-client-urls", client, "--advertise-client-urls", client])
@@ -110,7 +126,8 @@ fn spawn(folder: &Path, client: &str, peer: &str) -> Child {
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
-        .expect("cannot start `etcd`; run `cargo xtask setup`, which installs it")
+        .expect("cannot start `etcd`; run `cargo xtask setup`, which installs it");
+    Running(process)
 }
 
 /// Makes an authority and certificates for etcd and for its client.
@@ -212,8 +229,7 @@ impl Etcd {
     }
 
     pub fn kill(&self) {
-        let mut process = self.process.lock().unwrap();
-        process.kill().and_then(|()| process.wait()).expect("etcd runs");
+        self.process.lock().unwrap().end();
     }
 
     pub fn start(&self) {
@@ -226,14 +242,10 @@ impl Etcd {
         change: impl FnOnce(etcd_client::Client) -> W,
     ) -> W::Output {
         let (client_url, peer_url) = (free_url(), free_url());
-        let mut hidden = spawn(self.folder.path(), &client_url, &peer_url);
+        let hidden = spawn(self.folder.path(), &client_url, &peer_url);
         let client = answering_client(&client_url).await;
         let result = change(client).await;
-        hidden
-            .kill()
-            .and_then(|()| hidden.wait())
-            .map(drop)
-            .expect("etcd runs");
+        drop(hidden);
         result
     }
 
@@ -243,7 +255,7 @@ impl Etcd {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.process.lock().unwrap().id().to_string();
+        let pid = self.process.lock().unwrap().0.id().to_string();
         assert!(
             Command::new("kill")
                 .args([name, &pid])
@@ -267,8 +279,8 @@ impl Place for Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         if let Ok(process) = self.process.get_mut() {
-            // It may have been ended by the test.
-            let _ = process.kill().and_then(|()| process.wait());
+            // Before its folder goes.
+            process.end();
             if std::thread::panicking() {
                 eprintln!(
                     "etcd said:\n{}",
