@@ -12,7 +12,7 @@ pub use defaults::defaults;
 pub use lifecycle::{mark_deleted, prepare_create, prepare_update};
 pub use qos::qos_class;
 pub use selectable::selectable_fields;
-pub use validate::{validate_create, validate_update};
+pub use validate::{validate_create, validate_update, validate_update_of};
 
 use crate::catalog::Resource;
 
