@@ -144,6 +144,12 @@ impl Datapath {
         self.flows.delete(&keys)
     }
 
+    /// Forgets all flows that are translated per packet: connections that use them break.
+    pub fn forget_flows(&self) -> Result<(), DatapathError> {
+        let keys: Vec<_> = self.flows.entries()?.into_iter().map(|(key, _)| key).collect();
+        self.flows.delete(&keys)
+    }
+
     /// What stands in the service maps: a planner starts from it.
     pub fn existing(&self) -> Result<Existing, DatapathError> {
         let owners = self.owners.entries()?;
@@ -175,6 +181,13 @@ impl Datapath {
     /// Stops serving a pod's device. Not needed when the device itself goes, but tidy.
     pub fn detach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
         attach::detach(device, &self.pins.devices())
+    }
+
+    /// Sends a made-up frame through the loaded program, with the live maps, without sending it anywhere: returns the
+    /// program's verdict (`TC_ACT_*`) and the frame as it left. Counters and flows change as with a real packet.
+    pub fn try_packet(&self, program: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+        let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        object::test_run(&ebpf, program, frame)
     }
 
     /// Whether all socket hooks are in place.

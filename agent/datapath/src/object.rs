@@ -1,7 +1,7 @@
 //! The embedded object, and loading it over pinned maps.
 use crate::error::DatapathError;
 use crate::size::Sizes;
-use aya::programs::{Program, ProgramType};
+use aya::programs::{Program, ProgramType, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use datapath_abi::{globals, maps, programs};
@@ -55,4 +55,30 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
             .ok_or_else(|| DatapathError::Missing(name.into()))?;
     }
     Ok(())
+}
+
+/// Runs a TC program once on a frame.
+pub(crate) fn test_run(ebpf: &Ebpf, name: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+    let missing = || DatapathError::Missing(name.to_owned());
+    let program: &SchedClassifier = ebpf
+        .program(name)
+        .ok_or_else(missing)?
+        .try_into()
+        .map_err(|_| missing())?;
+    // An answer may be longer than the frame that caused it.
+    let mut out = vec![0; frame.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ..TestRunOptions::default()
+    };
+    let result = program
+        .test_run(options)
+        .map_err(|source| DatapathError::Program {
+            name: name.to_owned(),
+            source: Box::new(source),
+        })?;
+    let length = result.data_size_out as usize;
+    out.truncate(length);
+    Ok((result.return_value, out))
 }

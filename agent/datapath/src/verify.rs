@@ -26,7 +26,10 @@ pub fn verified_programs() -> Result<Vec<VerifiedProgram>, DatapathError> {
         .programs()
         .map(|(name, program)| VerifiedProgram {
             name: name.to_owned(),
-            instructions: program.info().ok().and_then(|info| info.verified_instruction_count()),
+            instructions: program
+                .info()
+                .ok()
+                .and_then(|info| info.verified_instruction_count()),
         })
         .collect();
     programs.sort_by(|a, b| a.name.cmp(&b.name));

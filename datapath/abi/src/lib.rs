@@ -67,10 +67,6 @@ pub mod programs {
     pub const FROM_POD: &str = "from_pod";
     /// Host side of a pod's device, packets to the pod.
     pub const TO_POD: &str = "to_pod";
-    /// The node's uplink, packets that this node itself sends.
-    pub const TO_UPLINK: &str = "to_uplink";
-    /// The node's uplink, packets that arrive.
-    pub const FROM_UPLINK: &str = "from_uplink";
 }
 
 /// Names of read-only globals, set before the load.

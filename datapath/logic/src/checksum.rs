@@ -14,6 +14,17 @@ pub fn add<const N: usize>(mut sum: u32, bytes: &[u8; N]) -> u32 {
     sum
 }
 
+/// Adds the words of `bytes[from..to]`; both ends are even.
+#[inline(always)]
+pub fn add_range<const N: usize>(mut sum: u32, bytes: &[u8; N], from: usize, to: usize) -> u32 {
+    let mut i = from;
+    while i + 1 < to {
+        sum += u16::from_be_bytes([bytes[i], bytes[i + 1]]) as u32;
+        i += 2;
+    }
+    sum
+}
+
 /// Folds the carries into 16 bits. Three rounds suffice for any 32-bit sum.
 #[inline(always)]
 pub const fn fold(sum: u32) -> u16 {

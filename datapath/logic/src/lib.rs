@@ -15,6 +15,7 @@ pub mod flow;
 pub mod forward;
 pub mod packet;
 
+pub mod reject;
 pub mod rewrite;
 pub mod socket;
 mod tables;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
-use tests_sockets::{Lab, isolated};
+use tests_lab::{Lab, isolated};
 
 const V4: (&str, &str) = ("10.96.0.10:80", "10.244.0.2:8080");
 const V6: (&str, &str) = ("[fd00:10:96::10]:80", "[fd00:10:244::2]:8080");

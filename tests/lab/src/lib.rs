@@ -1,0 +1,220 @@
+//! A place for one test: a process in a network and mount namespace of its own, with a bpffs and a cgroup, all of which end
+//! with it. No route leads out of it, so made-up addresses stay inside.
+use agent_datapath::{Datapath, DatapathConfig, Sizes};
+use agent_services::{
+    EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView,
+};
+use anyhow::{Context, Result, bail};
+use datapath_abi::Proto;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+const INSIDE: &str = "SKEP_TEST_INSIDE";
+
+/// Runs `body` in namespaces of its own, as another process of this test binary. `test` is the test's name.
+pub fn isolated(test: &str, body: impl FnOnce(&mut Lab) -> Result<()>) {
+    if std::env::var(INSIDE).as_deref() == Ok(test) {
+        let mut lab = Lab::enter(test).unwrap_or_else(|e| panic!("cannot make a place for the test: {e:?}"));
+        body(&mut lab).unwrap_or_else(|e| panic!("{e:#}"));
+        return;
+    }
+    let cgroup = cgroup_path(test);
+    // Its output is kept for a failure: mixed into ours, its results would be counted twice.
+    let inner = Command::new("unshare")
+        .args(["--net", "--mount", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().expect("a test knows its own file"))
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, test)
+        .env("SKEP_TEST_CGROUP", &cgroup)
+        .output();
+    // The process is gone, its cgroup is empty.
+    let _ = fs::remove_dir(&cgroup);
+    let inner = inner.unwrap_or_else(|e| panic!("`unshare` is missing ({e}): run `cargo xtask setup`"));
+    assert!(
+        inner.status.success(),
+        "{test} failed in its namespaces (needs root): {}\n{}{}",
+        inner.status,
+        String::from_utf8_lossy(&inner.stdout),
+        String::from_utf8_lossy(&inner.stderr)
+    );
+}
+
+/// A cgroup2 folder of a unique name.
+fn cgroup_path(test: &str) -> PathBuf {
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|p| {
+            Path::new(p).join("cgroup.procs").exists() && Path::new(p).join("cgroup.subtree_control").exists()
+        })
+        .unwrap_or_else(|| panic!("no cgroup2 is mounted: run `cargo xtask setup`"));
+    Path::new(root).join(format!("skep-test-{}-{test}", std::process::id()))
+}
+
+/// The place itself, with a data path and a planner for the node `here`.
+pub struct Lab {
+    pub config: DatapathConfig,
+    pub datapath: Datapath,
+    pub planner: Planner,
+}
+
+/// A node's name in tests.
+pub const NODE: &str = "here";
+
+impl Lab {
+    fn enter(test: &str) -> Result<Self> {
+        let pins = std::env::temp_dir().join(format!("skep-test-bpf-{}", std::process::id()));
+        fs::create_dir_all(&pins)?;
+        run(&["mount", "-t", "bpf", "bpf", &pins.to_string_lossy()])?;
+        // The mount is private to this process; the empty folder under it would stay.
+        run(&["ip", "link", "set", "lo", "up"])?;
+        let cgroup = PathBuf::from(std::env::var("SKEP_TEST_CGROUP").context("set by the outer process")?);
+        fs::create_dir(&cgroup).with_context(|| format!("cannot make {} for {test}", cgroup.display()))?;
+        fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())?;
+        let config = DatapathConfig {
+            pin_dir: pins.join("node"),
+            cgroup: Some(cgroup),
+            service_ranges: vec![("10.96.0.0".parse()?, 16), ("fd00:10:96::".parse()?, 112)],
+            sizes: Some(Sizes {
+                frontends: 1 << 16,
+                backends: 1 << 18,
+                owners: 1 << 16,
+                replies: 1 << 10,
+                flows: 1 << 10,
+            }),
+        };
+        let datapath = Datapath::open(&config)?;
+        Ok(Self {
+            datapath,
+            planner: Planner::new(node(), Existing::default()),
+            config,
+        })
+    }
+
+    /// Gives loopback an address.
+    pub fn address(&self, ip: &str) -> Result<()> {
+        let v6 = ip.contains(':');
+        let bits = if v6 { "128" } else { "32" };
+        let mut args = vec!["ip", "addr", "add"];
+        let with_bits = format!("{ip}/{bits}");
+        args.extend([with_bits.as_str(), "dev", "lo"]);
+        if v6 {
+            args.push("nodad");
+        }
+        run(&args)
+    }
+
+    /// Plans and writes a service `default/<name>` at `vip` with these endpoints; none removes nothing but its endpoints.
+    pub fn serve(
+        &mut self,
+        name: &str,
+        vip: SocketAddr,
+        proto: Proto,
+        endpoints: &[SocketAddr],
+    ) -> Result<()> {
+        self.planner.service(service(name, vip, proto));
+        self.endpoints(name, vip.is_ipv4(), proto, endpoints)
+    }
+
+    /// Replaces the endpoints of a service.
+    pub fn endpoints(&mut self, name: &str, v4: bool, proto: Proto, endpoints: &[SocketAddr]) -> Result<()> {
+        self.planner.slice(slice(name, v4, proto, endpoints));
+        self.program()
+    }
+
+    /// Carries out what the planner wants.
+    pub fn program(&mut self) -> Result<()> {
+        Ok(self.datapath.apply(&self.planner.plan())?)
+    }
+
+    /// Another agent on the same pins, as after a restart.
+    pub fn restart(&mut self) -> Result<()> {
+        self.datapath = Datapath::open(&self.config)?;
+        self.planner = Planner::new(node(), self.datapath.existing()?);
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let mount = self
+            .config
+            .pin_dir
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default();
+        let _ = Datapath::remove(&self.config.pin_dir);
+        // Back to the parent, so that the outer process can remove the folder at once.
+        if let Some(parent) = self.config.cgroup.as_deref().and_then(Path::parent) {
+            let _ = fs::write(parent.join("cgroup.procs"), std::process::id().to_string());
+        }
+        let _ = run(&["umount", &mount.to_string_lossy()]);
+        let _ = fs::remove_dir(&mount);
+    }
+}
+
+fn node() -> Node {
+    Node {
+        name: NODE.into(),
+        zone: None,
+    }
+}
+
+/// A service of one port named `p`.
+pub fn service(name: &str, vip: SocketAddr, proto: Proto) -> ServiceView {
+    ServiceView {
+        name: ObjectName::new("default", name),
+        cluster_ips: vec![vip.ip()],
+        ports: vec![PortView {
+            name: "p".into(),
+            proto,
+            port: vip.port(),
+        }],
+        internal_local: false,
+    }
+}
+
+/// A slice of endpoints that share one port.
+pub fn slice(name: &str, v4: bool, proto: Proto, endpoints: &[SocketAddr]) -> SliceView {
+    let port = endpoints.first().map_or(1, SocketAddr::port);
+    SliceView {
+        name: format!("{name}-{}", if v4 { 4 } else { 6 }).into(),
+        service: ObjectName::new("default", name),
+        ports: vec![SlicePort {
+            name: "p".into(),
+            proto,
+            port,
+        }],
+        endpoints: endpoints.iter().map(|e| endpoint(e.ip())).collect(),
+    }
+}
+
+fn endpoint(addr: IpAddr) -> EndpointView {
+    EndpointView {
+        addr,
+        ready: true,
+        serving: true,
+        terminating: false,
+        node: Some(Arc::from(NODE)),
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+    }
+}
+
+/// Runs a command in this thread's namespaces.
+pub fn run(args: &[&str]) -> Result<()> {
+    let out = Command::new(args[0])
+        .args(&args[1..])
+        .output()
+        .with_context(|| format!("{} is missing: run `cargo xtask setup`", args[0]))?;
+    if !out.status.success() {
+        bail!(
+            "`{}`: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(())
+}
