@@ -1,2 +1,16 @@
 //! The node agent: wires pods, services, network and data path together.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod config;
+pub mod network;
+pub mod objects;
+pub mod peers;
+pub mod pods;
+pub mod recorder;
+pub mod report;
+pub mod run;
 pub mod services;
+pub mod worker;
+
+pub use config::AgentConfig;
+pub use run::run;

@@ -1,1 +1,9 @@
-//! Reports the node: registration, lease, status; serves the kubelet API.
+//! Reports the node (registration, lease, status) and serves the kubelet API.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod heartbeat;
+pub mod machine;
+pub mod node;
+
+pub use heartbeat::{Heartbeat, HeartbeatConfig};
+pub use machine::Machine;

@@ -1,0 +1,323 @@
+//! The agent's start: each part when what it needs is there, so that the node is ready as early as it can be.
+
+use crate::config::AgentConfig;
+use crate::network::NodeNetwork;
+use crate::objects::Objects;
+use crate::peers;
+use crate::pods::Pods;
+use crate::recorder::{self, Events};
+use crate::services::{self, ServicesConfig};
+use crate::worker::Shared;
+use agent_cri::cgroups::Cgroups;
+use agent_cri::dirs::Dirs;
+use agent_cri::{Executor, Runtime, Settings};
+use agent_datapath::{Datapath, DatapathConfig};
+use agent_network::PodNetwork;
+use agent_node::node::Health;
+use agent_node::{Heartbeat, HeartbeatConfig, Machine};
+use agent_pods::dns::ClusterDns;
+use agent_pods::fields::Facts;
+use agent_pods::status::Host;
+use anyhow::{Context as _, Result};
+use k8s_cri::v1::VersionResponse;
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::Client;
+use machinery_client::{Cache, WatchOptions};
+use machinery_lifecycle::{Readiness, Shutdown, TaskSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+/// The runtime has no event for "ready": it is asked at this pace until it is, and then never again at this pace.
+const STARTING: Duration = Duration::from_millis(20);
+/// Between two looks at whether the runtime still says that it is ready.
+const LOOK: Duration = Duration::from_secs(10);
+/// Time for tasks to finish after the wish to stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Runs the agent until shutdown. Pods run on without it.
+///
+/// # Errors
+/// When it cannot start, or a part of it ended.
+pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<()> {
+    let client = machinery_client::from_kubeconfig(&config.kubeconfig).await?;
+    let mut tasks = TaskSet::new();
+    let work = async {
+        if config.only_services {
+            start_services(&config, &client, &mut tasks)?;
+        } else {
+            start(&config, &client, &mut tasks).await?;
+        }
+        Err::<(), anyhow::Error>(tasks.ended().await.into())
+    };
+    let result = tokio::select! {
+        result = work => result,
+        () = shutdown.requested() => Ok(()),
+    };
+    let report = tasks.stop(STOP).await;
+    if !report.cut_off.is_empty() {
+        tracing::warn!(tasks = ?report.cut_off, "cut off at the deadline");
+    }
+    result
+}
+
+fn open_datapath(config: &AgentConfig) -> Result<Arc<Datapath>> {
+    let cgroup = cgroup2_mount().map(|mount| mount.join(config.cgroup_parent.trim_matches('/')));
+    let (pin_dir, service_ranges) = (config.pin_dir.clone(), Vec::new());
+    let settings = DatapathConfig {
+        pin_dir,
+        cgroup,
+        service_ranges,
+        sizes: None,
+    };
+    let datapath = Datapath::open(&settings).context("the data path cannot be opened")?;
+    Ok(Arc::new(datapath))
+}
+
+/// Where the unified cgroup hierarchy is mounted: the whole tree, or beside the v1 controllers.
+fn cgroup2_mount() -> Option<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let all = agent_cri::cgroups::hierarchies(&table);
+    all.into_iter().find(|h| h.unified).map(|h| h.mount)
+}
+
+fn start_services(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Result<Arc<Datapath>> {
+    let datapath = open_datapath(config)?;
+    let settings = ServicesConfig {
+        node_name: config.node_name.clone(),
+        zone: None,
+    };
+    let synced = Readiness::new().condition("services");
+    let (client, handle) = (client.clone(), Arc::clone(&datapath));
+    tasks.spawn("services", move |shutdown| {
+        services::run(client, handle, settings, synced, shutdown)
+    });
+    Ok(datapath)
+}
+
+async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Result<()> {
+    std::fs::create_dir_all(&config.state_dir)
+        .with_context(|| format!("the state folder {} cannot be made", config.state_dir.display()))?;
+    let runtime = Runtime::new(&config.cri_socket);
+    let version = runtime_version(&runtime).await;
+    let machine = Machine::read(&config.state_dir);
+    let (health_sender, health) = watch::channel(Health {
+        problems: vec!["the agent is starting".to_owned()],
+    });
+    let heartbeat = Heartbeat::register(
+        heartbeat_config(config, &version, &machine),
+        client.clone(),
+        health,
+    )
+    .await;
+    let nodes: Cache<Node> = Cache::default();
+    let (cache, api) = (nodes.clone(), client.clone());
+    tasks.spawn_endless("node cache", async move {
+        cache.run(api, WatchOptions::default()).await
+    });
+    tasks.spawn_endless("heartbeat", heartbeat.run());
+    let (events, notes) = Events::new();
+    tasks.spawn_endless(
+        "events",
+        recorder::write(client.clone(), config.node_name.clone(), notes),
+    );
+    events.node(
+        &config.node_name,
+        "Starting",
+        "Starting the node agent.".to_owned(),
+    );
+
+    let datapath = start_services(config, client, tasks)?;
+    let network = Arc::new(open_network(config, &nodes).await?);
+    restore(&network, &runtime).await;
+    tasks.spawn_endless(
+        "peers",
+        peers::run(Arc::clone(&network), nodes, config.node_name.clone()),
+    );
+    wait_for_runtime(&runtime, &health_sender).await;
+    tasks.spawn_endless("runtime health", watch_runtime(runtime.clone(), health_sender));
+
+    let services: Cache<Service> = Cache::default();
+    let (cache, api) = (services.clone(), client.clone());
+    tasks.spawn_endless("service cache", async move {
+        cache.run(api, WatchOptions::default()).await
+    });
+    let pods: Cache<Pod> = Cache::default();
+    let fields = Some(format!("spec.nodeName={}", config.node_name));
+    let options = WatchOptions {
+        fields,
+        ..WatchOptions::default()
+    };
+    let (cache, api) = (pods.clone(), client.clone());
+    tasks.spawn_endless("pod cache", async move { cache.run(api, options).await });
+    let (hint_sender, hints) = mpsc::channel(1);
+    tasks.spawn_endless(
+        "runtime events",
+        agent_cri::events::watch(runtime.clone(), hint_sender),
+    );
+    let shared = Arc::new(Shared {
+        executor: executor(config, runtime, &machine)?,
+        client: client.clone(),
+        network: Arc::new(NodeNetwork {
+            pods: network,
+            datapath,
+        }),
+        objects: Objects::new(client.clone(), services),
+        events,
+        host: Host {
+            ips: config.node_ips.clone(),
+            runtime: version.runtime_name.clone(),
+        },
+        node: facts(config, &machine),
+        user_namespaces: !version.runtime_version.trim_start_matches('v').starts_with("1."),
+    });
+    let workers = Pods::new(shared, pods);
+    tasks.spawn("pods", move |shutdown| async move {
+        workers.run(hints, shutdown).await;
+        Ok::<(), String>(())
+    });
+    Ok(())
+}
+
+fn heartbeat_config(config: &AgentConfig, version: &VersionResponse, machine: &Machine) -> HeartbeatConfig {
+    let number = version.runtime_version.trim_start_matches('v');
+    HeartbeatConfig {
+        name: config.node_name.clone(),
+        ips: config.node_ips.clone(),
+        port: config.kubelet_listen.port(),
+        runtime: format!("{}://{}", version.runtime_name, number),
+        machine: machine.clone(),
+        state: config.state_dir.clone(),
+    }
+}
+
+fn facts(config: &AgentConfig, machine: &Machine) -> Facts {
+    Facts {
+        host_ips: config.node_ips.clone(),
+        pod_ips: Vec::new(),
+        cpu_milli: machine.cpus * 1000,
+        memory: machine.memory,
+        ephemeral_storage: machine.disk,
+    }
+}
+
+fn executor(config: &AgentConfig, runtime: Runtime, machine: &Machine) -> Result<Executor> {
+    let settings = Settings {
+        node_name: config.node_name.clone(),
+        dns: ClusterDns {
+            servers: config.cluster_dns.clone(),
+            domain: config.cluster_domain.clone(),
+        },
+        memory: machine.memory,
+    };
+    let cgroups = Cgroups::open(&config.cgroup_parent)?;
+    Ok(Executor::new(
+        runtime,
+        Dirs::new(&config.state_dir),
+        cgroups,
+        settings,
+    ))
+}
+
+async fn runtime_version(runtime: &Runtime) -> VersionResponse {
+    let mut told = false;
+    loop {
+        match runtime.version().await {
+            Ok(version) => return version,
+            Err(error) if !told => {
+                told = true;
+                tracing::warn!(%error, "waiting for the container runtime");
+            }
+            Err(_) => {}
+        }
+        sleep(STARTING).await;
+    }
+}
+
+/// Waits for the node's ranges, then sets the pod network up; that also tells the runtime that there is one.
+async fn open_network(config: &AgentConfig, nodes: &Cache<Node>) -> Result<PodNetwork> {
+    let key = machinery_plan::Key::new("", &config.node_name);
+    let mut changes = nodes.changes();
+    loop {
+        changes.mark_unchanged();
+        let cidrs = nodes.get(&key).map(|n| peers::pod_cidrs(&n)).unwrap_or_default();
+        if !cidrs.is_empty() {
+            let state_file = config.state_dir.join("addresses.json");
+            let cni_conf_dir = config.cni_conf_dir.clone();
+            let settings = agent_network::Config {
+                pod_cidrs: cidrs,
+                state_file,
+                cni_conf_dir,
+                mtu: None,
+            };
+            return PodNetwork::open(settings).context("the pod network cannot be set up");
+        }
+        changes.changed().await.context("the node cache ended")?;
+    }
+}
+
+/// What sandboxes hold is what counts: the state file may be older than a crash.
+async fn restore(network: &PodNetwork, runtime: &Runtime) {
+    let Ok(sandboxes) = runtime.sandboxes(None).await else {
+        return;
+    };
+    let held: Vec<(String, Vec<std::net::IpAddr>)> = sandboxes
+        .iter()
+        .filter_map(|s| {
+            let annotations = s.annotations.clone().into_iter().collect();
+            let uid = s.labels.get(agent_pods::names::LABEL_POD_UID)?;
+            Some((uid.clone(), PodNetwork::addresses_in(&annotations)))
+        })
+        .collect();
+    if let Err(error) = network.restore(held.iter().map(|(uid, ips)| (uid.as_str(), ips.clone()))) {
+        tracing::warn!(%error, "addresses in use were not noted");
+    }
+}
+
+/// Waits until the runtime has seen the network's configuration: a sandbox made before would fail and stay behind.
+async fn wait_for_runtime(runtime: &Runtime, health: &watch::Sender<Health>) {
+    loop {
+        let now = runtime_health(runtime).await;
+        let ready = now.problems.is_empty();
+        publish(health, now);
+        if ready {
+            return;
+        }
+        sleep(STARTING).await;
+    }
+}
+
+async fn watch_runtime(runtime: Runtime, health: watch::Sender<Health>) {
+    loop {
+        sleep(LOOK).await;
+        publish(&health, runtime_health(&runtime).await);
+    }
+}
+
+fn publish(health: &watch::Sender<Health>, now: Health) {
+    health.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
+}
+
+async fn runtime_health(runtime: &Runtime) -> Health {
+    let problems = match runtime.conditions().await {
+        Ok(conditions) => {
+            let missing = conditions.into_iter().filter(|c| !c.status);
+            missing
+                .map(|c| {
+                    format!(
+                        "container runtime: {} is false: {} {}",
+                        c.r#type, c.reason, c.message
+                    )
+                })
+                .collect()
+        }
+        Err(error) => vec![error.to_string()],
+    };
+    Health { problems }
+}
