@@ -49,6 +49,7 @@ const OWN_LEVEL: &[&str] = &[
     "tests-sockets",
     "tests-cluster",
     "tests-verifier",
+    "tests-node",
 ];
 
 /// What a level came to.
@@ -69,7 +70,8 @@ impl Outcome {
         }
     }
 
-    fn add(&mut self, other: Outcome) {
+    /// Takes in what another part came to.
+    pub fn add(&mut self, other: Outcome) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
@@ -248,6 +250,7 @@ pub fn bless(_args: BlessArgs) -> Result<()> {
                 "tests-cluster",
                 "--exclude",
                 "tests-verifier",
+                "tests-node",
             ])
             .env("INSTA_UPDATE", "always")
             .env("SKEP_BLESS", "1"),

@@ -14,6 +14,12 @@ use std::time::{Duration, Instant};
 /// A machine that has not ended by itself by then is ended.
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// What a machine gets.
+pub struct Size {
+    pub name: String,
+    pub memory_mib: u32,
+}
+
 /// What one machine reported.
 pub struct Report {
     pub outcome: Outcome,
@@ -21,10 +27,16 @@ pub struct Report {
     pub budget: Vec<(String, u64)>,
 }
 
-pub fn boot(kernel: &Kernel, booted: &Bootable, payload: &Payload, filter: Option<&str>) -> Result<Report> {
-    let dir = std::path::absolute("target/kernels")?.join(&kernel.label);
+pub fn boot(
+    kernel: &Kernel,
+    size: &Size,
+    booted: &Bootable,
+    payload: &Payload,
+    filter: Option<&str>,
+) -> Result<Report> {
+    let dir = std::path::absolute("target/kernels")?.join(&size.name);
     std::fs::create_dir_all(&dir)?;
-    let run_id = format!("{}-{}", std::process::id(), kernel.label);
+    let run_id = format!("{}-{}", std::process::id(), size.name);
     std::fs::write(
         dir.join("initramfs"),
         initramfs(booted, payload, &run_id, &kernel.label, filter)?,
@@ -35,7 +47,7 @@ pub fn boot(kernel: &Kernel, booted: &Bootable, payload: &Payload, filter: Optio
         accelerator()
     );
     let start = Instant::now();
-    let console = run_qemu(&dir, &booted.vmlinux)?;
+    let console = run_qemu(&dir, &booted.vmlinux, size.memory_mib)?;
     let results = std::fs::read_to_string(dir.join("results")).unwrap_or_default();
     let report = verdict(kernel, &run_id, &results, &console)?;
     eprintln!(
@@ -88,7 +100,7 @@ fn accelerator() -> &'static str {
 }
 
 /// Runs the machine to its end; returns what it wrote to its console.
-fn run_qemu(dir: &Path, vmlinux: &Path) -> Result<String> {
+fn run_qemu(dir: &Path, vmlinux: &Path, memory_mib: u32) -> Result<String> {
     let qemu = step::find("qemu-system-x86_64").context("QEMU is missing\nhint: run `cargo xtask setup`")?;
     let console = std::fs::File::create(dir.join("console"))?;
     let mut command = Command::new("timeout");
@@ -104,7 +116,7 @@ fn run_qemu(dir: &Path, vmlinux: &Path) -> Result<String> {
         "-M",
         "pc",
         "-m",
-        "1024M",
+        &format!("{memory_mib}M"),
         "-smp",
         "2",
         "-nodefaults",

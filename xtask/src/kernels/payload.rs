@@ -1,6 +1,7 @@
 //! What every machine of the matrix carries besides its modules: init, the test binaries, `ip`, and their libraries.
 
 use super::initramfs::Archive;
+use crate::peers::Peer;
 use crate::step;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -33,30 +34,70 @@ impl Payload {
     }
 }
 
+/// The data path's tests.
 pub fn build() -> Result<Payload> {
+    assemble(PACKAGES, &["ip", "tc", "nsenter", "unshare", "sysctl"], &[])
+}
+
+/// A whole node: the binary as it is installed, a container runtime, kubectl, and the test that uses them.
+pub fn whole_node() -> Result<Payload> {
+    let kubectl = Peer::Kubectl.path();
+    let kubectl = if kubectl.is_file() {
+        kubectl
+    } else {
+        step::find("kubectl").context("kubectl is missing")?
+    };
+    let tools = [
+        "ip",
+        "nsenter",
+        "unshare",
+        "containerd",
+        "containerd-shim-runc-v2",
+        "ctr",
+        "runc",
+    ];
+    let mut payload = assemble(
+        &["tests-node"],
+        &tools,
+        &[crate::build::target_dir()?.join("release/skep"), kubectl],
+    )?;
+    let text = |path: &str, content: &str| (path.to_string(), content.as_bytes().to_vec());
+    payload.files.extend([
+        text("etc/whole-node", ""),
+        text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+        text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+        text("etc/hostname", "whole\n"),
+        ("etc/hello.yaml".into(), std::fs::read("examples/hello.yaml")?),
+        ("etc/client.yaml".into(), std::fs::read("examples/client.yaml")?),
+    ]);
+    Ok(payload)
+}
+
+fn assemble(packages: &[&str], tools: &[&str], more: &[PathBuf]) -> Result<Payload> {
     let mut binaries = Vec::new();
-    for package in PACKAGES {
+    for package in packages {
         binaries.extend(test_binaries(package)?);
     }
     let init = guest_init()?;
-    let tools: Vec<PathBuf> = ["ip", "tc", "nsenter", "unshare", "sysctl"]
-        .iter()
-        .filter_map(|t| step::find(t))
-        .collect();
+    let found = |tool: &&str| {
+        step::find(tool).with_context(|| format!("{tool} is missing\nhint: run `cargo xtask setup`"))
+    };
+    let mut programs: Vec<PathBuf> = tools.iter().map(found).collect::<Result<_>>()?;
+    programs.extend_from_slice(more);
     let mut files = vec![("init".to_string(), stripped(&init)?)];
     for (name, path) in &binaries {
         files.push((format!("tests/{name}"), stripped(path)?));
     }
-    for tool in &tools {
-        let name = tool
+    for program in &programs {
+        let name = program
             .file_name()
             .and_then(|n| n.to_str())
-            .context("a tool without a name")?;
-        files.push((format!("bin/{name}"), std::fs::read(tool)?));
+            .context("a program without a name")?;
+        files.push((format!("bin/{name}"), std::fs::read(program)?));
     }
     let busybox = step::find("busybox").context("busybox is missing\nhint: run `cargo xtask setup`")?;
     files.push(("bin/busybox".to_string(), std::fs::read(busybox)?));
-    let everything = binaries.iter().map(|(_, p)| p).chain(&tools).chain([&init]);
+    let everything = binaries.iter().map(|(_, p)| p).chain(&programs).chain([&init]);
     for library in libraries(everything)? {
         let inside = library
             .to_str()

@@ -1,0 +1,1 @@
+//! A whole real node, in a virtual machine. See `tests/`.
