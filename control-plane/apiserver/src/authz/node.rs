@@ -32,7 +32,7 @@ pub(super) fn allows(snapshot: &Snapshot, node: &str, asked: &Attributes<'_>) ->
         ("", "configmaps" | "secrets", "") => read && used_here(snapshot, node, asked),
         ("", "persistentvolumeclaims" | "persistentvolumes", _) => read,
         ("discovery.k8s.io", "endpointslices", "") | ("", "endpoints", "") => read,
-        ("networking.k8s.io", "networkpolicies", "") => read,
+        ("networking.k8s.io", "networkpolicies" | "servicecidrs", "") => read,
         ("storage.k8s.io", "csidrivers" | "csinodes" | "volumeattachments" | "storageclasses", _) => {
             read || (own && asked.resource == "csinodes")
         }
