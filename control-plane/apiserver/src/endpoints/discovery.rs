@@ -16,7 +16,6 @@ use crate::negotiate::{self, Encoding};
 use crate::render;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Serves `/api…` and `/apis…` up to a group and version.
 pub(super) fn serve(segments: &[&str], incoming: &Incoming) -> Result<Response<Body>> {
@@ -26,15 +25,15 @@ pub(super) fn serve(segments: &[&str], incoming: &Incoming) -> Result<Response<B
         .get(ACCEPT)
         .and_then(|v| v.to_str().ok())
         .unwrap_or_default();
-    if segments.len() == 1 && crate::pending::AGGREGATED && wants_aggregated(accept) {
+    if segments.len() == 1 && wants_aggregated(accept) {
         return Ok(aggregated(segments[0] == "api", &incoming.parts.headers));
     }
     let found = match segments {
-        ["api"] => Some(crate::pending::discovery::api_versions()),
-        ["apis"] => Some(crate::pending::discovery::api_group_list()),
-        ["api", version] => crate::pending::discovery::resource_list("", version),
-        ["apis", group] => crate::pending::discovery::api_group(group),
-        ["apis", group, version] => crate::pending::discovery::resource_list(group, version),
+        ["api"] => Some(api::discovery::api_versions()),
+        ["apis"] => Some(api::discovery::api_group_list()),
+        ["api", version] => api::discovery::resource_list("", version),
+        ["apis", group] => api::discovery::api_group(group),
+        ["apis", group, version] => api::discovery::resource_list(group, version),
         _ => None,
     };
     let Some(document) = found else {
@@ -64,8 +63,7 @@ fn aggregated(core: bool, headers: &HeaderMap) -> Response<Body> {
     static CORE: OnceLock<Document> = OnceLock::new();
     static GROUPS: OnceLock<Document> = OnceLock::new();
     let cell = if core { &CORE } else { &GROUPS };
-    let document =
-        cell.get_or_init(|| Document::new(crate::pending::discovery::aggregated(core).to_string().into()));
+    let document = cell.get_or_init(|| Document::new(api::discovery::aggregated(core).to_string().into()));
     let mut response = document.respond(AGGREGATED, headers);
     response
         .headers_mut()
@@ -77,10 +75,10 @@ fn aggregated(core: bool, headers: &HeaderMap) -> Response<Body> {
 pub(super) fn openapi(segments: &[&str], incoming: &Incoming) -> Result<Response<Body>> {
     let headers = &incoming.parts.headers;
     match segments {
-        ["openapi", "v2"] => Ok(openapi_v2(headers)),
-        ["openapi", "v3"] => Ok(body::json(200, &crate::pending::openapi::v3_index())),
+        ["openapi", "v2"] => openapi_v2(headers),
+        ["openapi", "v3"] => Ok(body::json(200, &api::openapi::v3_index())),
         ["openapi", "v3", group_version @ ..] => {
-            let Some(document) = crate::pending::openapi::v3(&group_version.join("/")) else {
+            let Some(document) = api::openapi::v3(&group_version.join("/")) else {
                 return fail(Status::no_such_resource());
             };
             Ok(Document::new(document.into()).respond(negotiate::JSON, headers))
@@ -89,11 +87,16 @@ pub(super) fn openapi(segments: &[&str], incoming: &Incoming) -> Result<Response
     }
 }
 
-fn openapi_v2(headers: &HeaderMap) -> Response<Body> {
-    static JSON: OnceLock<Document> = OnceLock::new();
-    let document = JSON.get_or_init(|| Document::new(crate::pending::openapi::v2().into()));
-    debug_assert!(OPENAPI_PROTOBUF.starts_with("application/"));
-    document.respond(negotiate::JSON, headers)
+/// JSON only: clients that want protobuf get 406 and do without, or ask for version 3.
+fn openapi_v2(headers: &HeaderMap) -> Result<Response<Body>> {
+    let accept = headers
+        .get(ACCEPT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    if negotiate::negotiate(accept, false).is_none() {
+        return fail(Status::not_acceptable(&[negotiate::JSON]));
+    }
+    Ok(Document::new(api::openapi::v2().into()).respond(negotiate::JSON, headers))
 }
 
 /// A document with its entity tag.

@@ -44,7 +44,7 @@ pub(crate) fn complete(call: &Call, value: &mut Value) -> Result<()> {
     api::defaults::apply(&call.res.schema, value);
     api::kinds::defaults(&call.res, value);
     if call.res.api_version() != call.stored.api_version() {
-        crate::pending::convert::convert(&call.res, &call.stored, value);
+        api::convert::convert(&call.res, &call.stored, value);
     }
     api::meta::metadata_mut(value);
     Ok(())

@@ -70,7 +70,7 @@ pub(crate) fn apply_patch(
 pub(crate) fn served(call: &Call, stored: &Value) -> Value {
     let mut value = stored.clone();
     if call.res.api_version() != call.stored.api_version() {
-        crate::pending::convert::convert(&call.stored, &call.res, &mut value);
+        api::convert::convert(&call.stored, &call.res, &mut value);
     }
     value
 }

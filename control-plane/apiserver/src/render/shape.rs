@@ -67,7 +67,7 @@ impl Shaper {
     /// Changes a value from the storage version to the one the client speaks.
     pub(crate) fn to_served(&self, value: &mut Value) {
         if self.res.api_version() != self.stored.api_version() {
-            crate::pending::convert::convert(&self.stored, &self.res, value);
+            api::convert::convert(&self.stored, &self.res, value);
         }
     }
 
