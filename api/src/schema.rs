@@ -3,7 +3,6 @@
 //! Built-in kinds get theirs from the committed tables; a custom resource definition can build the same tree at run
 //! time. Everything that walks an object (validation, patches, apply, protobuf) walks this tree beside it.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -72,7 +71,8 @@ pub enum AnyKind {
 #[derive(Debug, Clone, Default)]
 pub struct Object {
     fields: Vec<Field>,
-    index: HashMap<String, usize>,
+    /// Places in `fields`, by name.
+    index: Vec<usize>,
     wire: OnceLock<Vec<(u32, WireField)>>,
     /// Embedded messages whose fields stand directly in this object in JSON, but in a message of their own in protobuf.
     pub inlined: Vec<Inlined>,
@@ -270,20 +270,25 @@ impl Object {
 
     /// Adds a field unless one of that name is there.
     pub fn push(&mut self, field: Field) {
-        if !self.index.contains_key(&field.name) {
-            self.index.insert(field.name.clone(), self.fields.len());
+        if let Err(gap) = self.search(&field.name) {
+            self.index.insert(gap, self.fields.len());
             self.fields.push(field);
         }
     }
 
     /// The field `name`.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.index.get(name).map(|place| &self.fields[*place])
+        self.place(name).map(|place| &self.fields[place])
     }
 
     /// Where the field `name` stands in [`Object::fields`].
     pub(crate) fn place(&self, name: &str) -> Option<usize> {
-        self.index.get(name).copied()
+        self.search(name).ok().map(|found| self.index[found])
+    }
+
+    fn search(&self, name: &str) -> Result<usize, usize> {
+        self.index
+            .binary_search_by(|place| self.fields[*place].name.as_str().cmp(name))
     }
 
     /// Everything that has a protobuf number, by number.
