@@ -1,6 +1,7 @@
 //! Deletion of namespaces: everything in them first, pods before all else, then the namespace itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -48,10 +49,20 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         }
         return plan;
     }
-    plan.together(deletions(&observed.contents));
+    let deletions = deletions(&observed.contents);
+    if observed.verified {
+        // What is not in caches, such as events, does not announce that it is gone.
+        plan.requeue(if deletions.is_empty() { STUCK } else { GOING });
+    }
+    plan.together(deletions);
     plan.together(report(observed, now));
     plan
 }
+
+/// When to look again for what was just deleted.
+const GOING: Duration = Duration::from_millis(100);
+/// When to look again for what waits for finalizers.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// Pods go first, so that what they use is there until they have ended.
 fn deletions(contents: &[Arc<Object>]) -> Vec<Action> {

@@ -11,7 +11,7 @@ mod connect;
 mod store;
 mod writeback;
 
-pub use cache::{Cache, Scope, WatchOptions, watch_metadata};
+pub use cache::{ApiScope, Cache, Cached, Scope, WatchOptions, watch_metadata};
 pub use connect::{ConnectError, from_kubeconfig, from_kubeconfig_text, in_process};
 pub use kube;
 pub use store::Change;

@@ -64,10 +64,15 @@ enum Outcome {
 impl<C: Controller> Runner<C> {
     /// A runner for `controller`, whose plans `executor` carries out.
     pub fn new(controller: C, executor: &Executor) -> Self {
+        Self::with_queue(controller, executor, Queue::default())
+    }
+
+    /// A runner that takes its keys from a queue that others have already.
+    pub fn with_queue(controller: C, executor: &Executor, queue: Queue<C::Key>) -> Self {
         let executor = executor.named(controller.name());
         Self {
             controller: Arc::new(controller),
-            queue: Queue::default(),
+            queue,
             executor,
             backoff: Backoff::default(),
         }

@@ -150,7 +150,7 @@ impl Graph {
     fn affected(&self, old: Option<&Object>, new: &Object) -> Vec<String> {
         let mut affected = Vec::new();
         let same_owners = old.is_some_and(|old| old.owners == new.owners && old.deleting == new.deleting);
-        if new.needs_a_look() && !(same_owners && !new.deleting) {
+        if new.needs_a_look() && (new.deleting || !same_owners) {
             affected.push(new.uid.clone());
         }
         if new.waits_for_dependents() && !old.is_some_and(Object::waits_for_dependents) {

@@ -1,0 +1,113 @@
+//! The controllers' edge: which caches each planner reads, and which changes bring which key back to it.
+
+mod caches;
+mod deployment;
+mod discovery;
+mod endpointslice;
+mod garbage;
+mod ipam;
+mod metadata;
+mod namespace;
+mod namespace_defaults;
+mod node_lifecycle;
+mod pod_gc;
+mod replicaset;
+mod taint_eviction;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use control_plane_controllers::ipam::Pool;
+use kube::Client;
+use machinery_lifecycle::{Readiness, TaskSet};
+use machinery_reconcile::{Controller, Executor, Queue, Runner};
+
+pub use caches::Caches;
+pub(crate) use metadata::Metadata;
+
+/// What the controllers are told at start.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Pod address ranges, one per family, the primary first.
+    pub pools: Vec<Pool>,
+    /// The cluster's root certificates in PEM, for every namespace.
+    pub root_certificates: String,
+}
+
+/// Starts the caches' watches, as tasks that end first to last.
+pub fn start_caches(tasks: &mut TaskSet, client: &Client, readiness: &Readiness) -> Caches {
+    let caches = Caches::default();
+    caches.start(tasks, client, readiness);
+    caches
+}
+
+/// Starts every controller. Each waits for its own sources before it acts: `readiness` is that of the caches; the
+/// returned one is that of the metadata of all other kinds.
+pub fn start(
+    tasks: &mut TaskSet,
+    executor: &Executor,
+    caches: &Caches,
+    readiness: &Readiness,
+    settings: Settings,
+) -> Readiness {
+    let mut all = All {
+        tasks,
+        executor,
+        caches,
+        ready: vec![readiness.clone()],
+    };
+    all.run(replicaset::Sets::new(caches), replicaset::connect);
+    all.run(deployment::Deployments::new(caches), deployment::connect);
+    all.run(endpointslice::Slices::new(caches), endpointslice::connect);
+    all.run(
+        namespace_defaults::Defaults::new(caches, settings.root_certificates),
+        namespace_defaults::connect,
+    );
+    all.run(node_lifecycle::Nodes::new(caches), node_lifecycle::connect);
+    all.run(taint_eviction::Evictions::new(caches), taint_eviction::connect);
+    all.run(pod_gc::Collector::new(caches), pod_gc::connect);
+    all.run(ipam::Ranges::new(caches, settings.pools), ipam::connect);
+    let known = Readiness::new();
+    let metadata = Metadata::new(executor.client().clone(), caches, &known);
+    all.ready.push(known.clone());
+    all.run_on(garbage::Garbage::new(&metadata), metadata.objects(), |_, _, _| ());
+    all.run_on(
+        namespace::Namespaces::new(caches, &metadata),
+        metadata.emptied(),
+        namespace::connect,
+    );
+    tasks.spawn_endless("metadata of all kinds", metadata.follow());
+    known
+}
+
+struct All<'a> {
+    tasks: &'a mut TaskSet,
+    executor: &'a Executor,
+    caches: &'a Caches,
+    /// What has to be complete before the controllers act.
+    ready: Vec<Readiness>,
+}
+
+type Connect<C> = fn(&Arc<C>, &Caches, &Queue<<C as Controller>::Key>);
+
+impl All<'_> {
+    fn run<C: Controller>(&mut self, controller: C, connect: Connect<C>) {
+        self.run_on(controller, &Queue::default(), connect);
+    }
+
+    fn run_on<C: Controller>(&mut self, controller: C, queue: &Queue<C::Key>, connect: Connect<C>) {
+        let name = controller.name();
+        let runner = Runner::with_queue(controller, self.executor, queue.clone());
+        connect(runner.controller(), self.caches, queue);
+        let ready = self.ready.clone();
+        let synced = async move {
+            for one in ready {
+                one.ready().await;
+            }
+        };
+        self.tasks.spawn(name, |shutdown| async move {
+            runner.run(synced, shutdown.into_requested()).await;
+            Ok::<(), Infallible>(())
+        });
+    }
+}
