@@ -1,6 +1,6 @@
 //! The planner: observed objects in, ordered changes out, in time that grows with what changed only.
 use crate::changes::Changes;
-use crate::endpoints::usable;
+use crate::endpoints::{Usable, usable};
 use crate::existing::Existing;
 use crate::programmed::{Programmed, SetKey, Wanted};
 use crate::view::{ObjectName, ServiceView, SliceView};
@@ -218,8 +218,18 @@ impl Planner {
                     frontends.extend(ips.iter().map(|ip| FrontendKey::whole_address(*ip)));
                 }
                 frontends.retain(|key| seen.insert(*key) && self.hold(key, name));
+                if frontends.is_empty() {
+                    // Another service has them all: nothing would lead to this set.
+                    continue;
+                }
+                let leads_here = frontends.iter().any(|k| k.proto != Proto::ANY);
+                let usable = if leads_here {
+                    usable(entry.slices.values(), port, v4, view.internal_local, &self.node)
+                } else {
+                    Usable::default()
+                };
                 all.push(Wanted {
-                    usable: usable(entry.slices.values(), port, v4, view.internal_local, &self.node),
+                    usable,
                     key: SetKey {
                         port: port.clone(),
                         v4,
