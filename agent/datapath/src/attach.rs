@@ -129,13 +129,18 @@ fn has_tcx() -> bool {
 
 /// Whether the pinned link is that of the device that now has this name.
 fn is_of(pin: &Path, device: &str) -> bool {
-    let index = fs::read_to_string(format!("/sys/class/net/{device}/ifindex"));
-    let Ok(Ok(index)) = index.map(|t| t.trim().parse::<u32>()) else {
+    let Ok(index) = device_index(device) else {
         return false;
     };
     sys::open_pinned(pin)
         .and_then(|fd| sys::tcx_device(fd.as_fd()))
         .is_ok_and(|of| of == index)
+}
+
+/// The index of a device in the calling thread's network namespace.
+fn device_index(device: &str) -> rustix::io::Result<u32> {
+    use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+    netdevice::name_to_index(socket(AddressFamily::INET, SocketType::DGRAM, None)?, device)
 }
 
 /// Before TCX: a filter of fixed place in the clsact qdisc. It stays when we end, and is replaced in place by the next one.

@@ -16,8 +16,18 @@ const INSIDE: &str = "SKEP_TEST_INSIDE";
 
 /// Runs `body` in namespaces of its own, as another process of this test binary. `test` is the test's name.
 pub fn isolated(test: &str, body: impl FnOnce(&mut Lab) -> Result<()>) {
+    run_isolated(test, true, body);
+}
+
+/// The same, where no socket hook serves anybody: everything goes the way of packets.
+pub fn isolated_without_hooks(test: &str, body: impl FnOnce(&mut Lab) -> Result<()>) {
+    run_isolated(test, false, body);
+}
+
+fn run_isolated(test: &str, hooks: bool, body: impl FnOnce(&mut Lab) -> Result<()>) {
     if std::env::var(INSIDE).as_deref() == Ok(test) {
-        let mut lab = Lab::enter(test).unwrap_or_else(|e| panic!("cannot make a place for the test: {e:?}"));
+        let mut lab =
+            Lab::enter(test, hooks).unwrap_or_else(|e| panic!("cannot make a place for the test: {e:?}"));
         body(&mut lab).unwrap_or_else(|e| panic!("{e:#}"));
         return;
     }
@@ -58,13 +68,14 @@ pub struct Lab {
     pub config: DatapathConfig,
     pub datapath: Datapath,
     pub planner: Planner,
+    own_cgroup: PathBuf,
 }
 
 /// A node's name in tests.
 pub const NODE: &str = "here";
 
 impl Lab {
-    fn enter(test: &str) -> Result<Self> {
+    fn enter(test: &str, hooks: bool) -> Result<Self> {
         let pins = std::env::temp_dir().join(format!("skep-test-bpf-{}", std::process::id()));
         fs::create_dir_all(&pins)?;
         run(&["mount", "-t", "bpf", "bpf", &pins.to_string_lossy()])?;
@@ -75,7 +86,7 @@ impl Lab {
         fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())?;
         let config = DatapathConfig {
             pin_dir: pins.join("node"),
-            cgroup: Some(cgroup),
+            cgroup: hooks.then(|| cgroup.clone()),
             service_ranges: vec![("10.96.0.0".parse()?, 16), ("fd00:10:96::".parse()?, 112)],
             sizes: Some(Sizes {
                 frontends: 1 << 16,
@@ -90,6 +101,7 @@ impl Lab {
             datapath,
             planner: Planner::new(node(), Existing::default()),
             config,
+            own_cgroup: cgroup,
         })
     }
 
@@ -147,7 +159,7 @@ impl Drop for Lab {
             .unwrap_or_default();
         let _ = Datapath::remove(&self.config.pin_dir);
         // Back to the parent, so that the outer process can remove the folder at once.
-        if let Some(parent) = self.config.cgroup.as_deref().and_then(Path::parent) {
+        if let Some(parent) = self.own_cgroup.parent() {
             let _ = fs::write(parent.join("cgroup.procs"), std::process::id().to_string());
         }
         let _ = run(&["umount", &mount.to_string_lossy()]);
@@ -217,4 +229,70 @@ pub fn run(args: &[&str]) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A pod: a network namespace with one device, routed by the node, whose side of it is served per packet.
+pub struct Pod {
+    /// The host's side of the device.
+    pub device: String,
+    namespace: PathBuf,
+}
+
+impl Lab {
+    /// Makes the node forward, and gives it a place for the names of namespaces that ends with the test.
+    pub fn forward(&self) -> Result<()> {
+        fs::create_dir_all("/run/netns")?;
+        run(&["mount", "-t", "tmpfs", "tmpfs", "/run/netns"])?;
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
+        Ok(())
+    }
+
+    /// Adds a pod with these two addresses.
+    pub fn pod(&self, name: &str, v4: &str, v6: &str) -> Result<Pod> {
+        let device = format!("host-{name}");
+        let sh = |line: &str| run(&line.split(' ').collect::<Vec<_>>());
+        sh(&format!("ip netns add {name}"))?;
+        sh(&format!(
+            "ip link add {device} type veth peer name eth0 netns {name}"
+        ))?;
+        sh(&format!("ip addr add 169.254.1.1/32 dev {device}"))?;
+        sh(&format!("ip addr add fe80::1/64 dev {device} nodad"))?;
+        sh(&format!("ip link set {device} up"))?;
+        sh(&format!("ip route add {v4}/32 dev {device}"))?;
+        sh(&format!("ip -6 route add {v6}/128 dev {device}"))?;
+        for line in [
+            "link set lo up".to_owned(),
+            format!("addr add {v4}/32 dev eth0"),
+            format!("addr add {v6}/128 dev eth0 nodad"),
+            "link set eth0 up".to_owned(),
+            "route add 169.254.1.1 dev eth0".to_owned(),
+            "route add default via 169.254.1.1 dev eth0".to_owned(),
+            "-6 route add default via fe80::1 dev eth0".to_owned(),
+        ] {
+            sh(&format!("ip -n {name} {line}"))?;
+        }
+        self.datapath.attach_pod_device(&device)?;
+        Ok(Pod {
+            device,
+            namespace: Path::new("/run/netns").join(name),
+        })
+    }
+}
+
+impl Pod {
+    /// Runs something in the pod, on a thread of its own; sockets it returns stay in the pod.
+    pub fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let namespace = fs::File::open(&self.namespace)?;
+        let thread = std::thread::spawn(move || {
+            use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+            use std::os::fd::AsFd as _;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            Ok(work())
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("the work in the pod panicked"),
+        }
+    }
 }
