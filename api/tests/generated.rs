@@ -27,7 +27,7 @@ impl Dice {
             Kind::Object(object) => {
                 let mut map = Map::new();
                 for field in object.fields() {
-                    if self.below(2 + depth) == 0 {
+                    if self.below(1 + depth.min(4) / 2 + depth.saturating_sub(4)) == 0 {
                         map.insert(field.name.clone(), self.value(&field.schema, depth + 1));
                     }
                 }
