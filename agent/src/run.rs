@@ -14,7 +14,8 @@ use agent_cri::{Executor, Runtime, Settings};
 use agent_datapath::{Datapath, DatapathConfig};
 use agent_network::PodNetwork;
 use agent_node::node::Health;
-use agent_node::{Heartbeat, HeartbeatConfig, Machine};
+use agent_node::server::tls::TlsFiles;
+use agent_node::{Heartbeat, HeartbeatConfig, KubeletApi, Machine};
 use agent_pods::dns::ClusterDns;
 use agent_pods::fields::Facts;
 use agent_pods::status::Host;
@@ -27,8 +28,10 @@ use machinery_lifecycle::{Readiness, Shutdown, TaskSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
 
 /// The runtime has no event for "ready": it is asked at this pace until it is, and then never again at this pace.
 const STARTING: Duration = Duration::from_millis(20);
@@ -157,6 +160,7 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         "runtime events",
         agent_cri::events::watch(runtime.clone(), hint_sender),
     );
+    serve_kubelet(config, &runtime, &pods, tasks).await?;
     let shared = Arc::new(Shared {
         executor: executor(config, runtime, &machine)?,
         client: client.clone(),
@@ -178,6 +182,31 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         workers.run(hints, shutdown).await;
         Ok::<(), String>(())
     });
+    Ok(())
+}
+
+async fn serve_kubelet(
+    config: &AgentConfig,
+    runtime: &Runtime,
+    pods: &Cache<Pod>,
+    tasks: &mut TaskSet,
+) -> Result<()> {
+    let files = TlsFiles {
+        cert: config.kubelet_cert.clone(),
+        key: config.kubelet_key.clone(),
+        client_ca: config.client_ca.clone(),
+    };
+    let acceptor = TlsAcceptor::from(Arc::new(agent_node::server::tls::config(&files)?));
+    let address = config.kubelet_listen;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("the kubelet port {address} cannot be opened"))?;
+    let api = KubeletApi {
+        node: config.node_name.clone(),
+        runtime: runtime.clone(),
+        pods: pods.clone(),
+        dirs: Dirs::new(&config.state_dir),
+    };
+    tasks.spawn_endless("kubelet API", Arc::new(api).serve(listener, acceptor));
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 pub mod heartbeat;
 pub mod machine;
 pub mod node;
+pub mod server;
 
 pub use heartbeat::{Heartbeat, HeartbeatConfig};
 pub use machine::Machine;
+pub use server::KubeletApi;
