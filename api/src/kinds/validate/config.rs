@@ -75,10 +75,8 @@ pub(super) fn secret(object: &Value, old: Option<&Value>, out: &mut Causes) {
     match text(object, "type") {
         "kubernetes.io/tls" => need(&["tls.crt", "tls.key"]),
         "kubernetes.io/ssh-auth" => need(&["ssh-privatekey"]),
-        "kubernetes.io/basic-auth" if data.get("username").is_none() => {
-            if data.get("password").is_none() {
-                need(&["username", "password"]);
-            }
+        "kubernetes.io/basic-auth" if data.get("username").is_none() && data.get("password").is_none() => {
+            need(&["username", "password"]);
         }
         "kubernetes.io/dockercfg" => docker_config(data, ".dockercfg", out),
         "kubernetes.io/dockerconfigjson" => docker_config(data, ".dockerconfigjson", out),
