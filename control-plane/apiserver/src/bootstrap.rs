@@ -62,11 +62,9 @@ async fn service(server: &ApiServer) -> Result<(), StartError> {
 async fn endpoints(server: &ApiServer) -> Result<(), StartError> {
     let config = &server.inner.config;
     let ipv6 = config.service_cidrs.first().is_some_and(|c| c.is_ipv6());
-    let ours: Vec<&IpAddr> = config
-        .advertise
-        .iter()
-        .filter(|ip| ip.is_ipv6() == ipv6)
-        .collect();
+    // Endpoints may not be loopback addresses: nobody else would reach them.
+    let usable = |ip: &&IpAddr| ip.is_ipv6() == ipv6 && !ip.is_loopback();
+    let ours: Vec<&IpAddr> = config.advertise.iter().filter(usable).collect();
     if ours.is_empty() {
         return Ok(());
     }

@@ -63,12 +63,6 @@ impl Filter {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
-    /// The name that `metadata.name=NAME` selects.
-    #[must_use]
-    pub fn name(&self) -> Option<&str> {
-        self.fields.exact("metadata.name")
-    }
-
     /// Whether a stored object matches. An object that cannot be read does not.
     #[must_use]
     pub fn matches(&self, stored: &[u8]) -> bool {

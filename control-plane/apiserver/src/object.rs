@@ -40,13 +40,6 @@ pub fn prefix(res: &Resource, namespace: Option<&str>) -> Vec<u8> {
     key.into_bytes()
 }
 
-/// The part of a key after the resource's prefix: `NAMESPACE/NAME` or `NAME`.
-#[must_use]
-pub fn relative<'a>(res: &Resource, key: &'a [u8]) -> &'a str {
-    let skip = "/registry/".len() + storage(res).len() + 1;
-    std::str::from_utf8(key.get(skip..).unwrap_or_default()).unwrap_or_default()
-}
-
 /// Encodes an object for the store: type and metadata first, no resource version.
 ///
 /// # Errors

@@ -40,17 +40,3 @@ pub(crate) mod apply {
     ) {
     }
 }
-
-pub(crate) mod table {
-    use api::catalog::Resource;
-    use jiff::Timestamp;
-    use serde_json::{Value, json};
-
-    pub(crate) fn columns(_: &Resource) -> Vec<Value> {
-        vec![json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0})]
-    }
-
-    pub(crate) fn cells(_: &Resource, value: &Value, _: Timestamp) -> Vec<Value> {
-        vec![value["metadata"]["name"].clone()]
-    }
-}

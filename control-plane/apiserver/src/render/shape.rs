@@ -91,14 +91,14 @@ impl Shaper {
 
     /// A table with these rows.
     pub(crate) fn table(&self, metadata: Value, rows: Vec<Value>) -> Value {
-        let columns: Vec<Value> = crate::pending::table::columns(&self.res);
+        let columns: Vec<Value> = api::table::columns(&self.res);
         json!({"kind": "Table", "apiVersion": self.meta_version(), "metadata": metadata,
             "columnDefinitions": columns, "rows": rows})
     }
 
     /// The row of one object.
     pub(crate) fn row(&self, value: &Value) -> Value {
-        let cells = crate::pending::table::cells(&self.res, value, self.now);
+        let cells = api::table::cells(&self.res, value, self.now);
         let object = match self.include {
             Include::Metadata => self.partial(value, true),
             Include::Object => value.clone(),
