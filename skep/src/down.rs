@@ -47,7 +47,7 @@ async fn one(name: &ClusterName, progress: Progress) -> Result<bool> {
     step.done();
     let step = progress.step(format!("remove cluster {name}"));
     match cluster {
-        Some(cluster) => remove(&cluster)?,
+        Some(cluster) => remove(&cluster).await?,
         None => remove_folders(&dirs)?,
     }
     step.done();
@@ -94,11 +94,11 @@ async fn end(name: &str, process: Process) -> Result<()> {
 ///
 /// # Errors
 /// Names what stays.
-pub fn remove(cluster: &Cluster) -> Result<()> {
+pub async fn remove(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         if let Some(hierarchies) = Hierarchies::detect() {
             // Where the node has no namespaces, its pods outlived its processes.
-            end_all(&hierarchies, &node.cgroup());
+            end_all(&hierarchies, &node.cgroup()).await?;
             let left = hierarchies.remove(&node.cgroup());
             anyhow::ensure!(left.is_empty(), "cannot remove the cgroups {left:?}");
             hierarchies.remove_if_empty("skep");
@@ -110,10 +110,11 @@ pub fn remove(cluster: &Cluster) -> Result<()> {
     remove_folders(&cluster.dirs())
 }
 
-fn end_all(hierarchies: &Hierarchies, group: &str) {
+async fn end_all(hierarchies: &Hierarchies, group: &str) -> Result<()> {
     for process in hierarchies.processes(group).into_iter().filter_map(Process::of) {
-        process.signal(Signal::KILL);
+        end("a container's process", process).await?;
     }
+    Ok(())
 }
 
 fn remove_folders(dirs: &Dirs) -> Result<()> {

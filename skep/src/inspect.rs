@@ -2,7 +2,6 @@
 use crate::cli::MapsArgs;
 use crate::layout::{Cluster, ClusterName};
 use crate::output::{self, Progress, Row, WithHint};
-use crate::process::Process;
 use crate::supervise::recorded;
 use crate::{doctor, registry, tools};
 use agent_datapath::Dump;
@@ -65,8 +64,7 @@ fn pins(args: &MapsArgs) -> Result<Vec<(String, PathBuf)>> {
         if cluster.host {
             return Some(node.pins());
         }
-        let launch = alive.get(&node.name).filter(|p| p.alive())?;
-        let init = only_child(launch)?;
+        let init = alive.get(&node.name).filter(|p| p.alive())?.pid;
         Some(PathBuf::from(format!("/proc/{init}/root")).join(node.pins().strip_prefix("/").ok()?))
     };
     let nodes = cluster
@@ -76,13 +74,6 @@ fn pins(args: &MapsArgs) -> Result<Vec<(String, PathBuf)>> {
     let found: Vec<(String, PathBuf)> = nodes.filter_map(|n| Some((n.name.clone(), reach(&n)?))).collect();
     anyhow::ensure!(!found.is_empty(), "no such node runs in cluster {}", cluster.name);
     Ok(found)
-}
-
-/// A node's process 1: the one child of its launcher.
-fn only_child(launcher: &Process) -> Option<u32> {
-    let pid = launcher.pid;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    text.split_whitespace().next()?.parse().ok()
 }
 
 /// One port of a service in one family, as a node's maps hold it.
@@ -302,7 +293,8 @@ pub fn enter(args: &crate::cli::EnterArgs) -> Result<std::process::ExitCode> {
     } else {
         let init = recorded(&cluster.dirs().processes())
             .get(&node.name)
-            .and_then(only_child);
+            .filter(|p| p.alive())
+            .map(|p| p.pid);
         let init = init.with_context(|| format!("node {} does not run", node.name))?;
         let hierarchies = crate::cgroup::Hierarchies::detect().context("cgroup2 is not mounted")?;
         hierarchies

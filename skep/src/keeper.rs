@@ -30,7 +30,7 @@ pub enum Kind {
 
 type Prepare = Box<dyn FnMut() -> io::Result<Command>>;
 type Changed = Box<dyn FnMut(&[(String, Process)])>;
-type Started = Box<dyn FnMut(&mut Child) -> anyhow::Result<()>>;
+type Started = Box<dyn FnMut(&mut Child) -> anyhow::Result<Option<Process>>>;
 
 /// One process in the order of start.
 pub struct Step {
@@ -42,7 +42,9 @@ pub struct Step {
     pub stop: (Signal, Duration),
     /// Makes the command, before each start.
     pub command: Prepare,
-    /// What has to be done once it runs; if that fails, it is killed and started again.
+    /// What has to be done once it runs; if that fails, it is killed and started again. It may name another process: the
+    /// one that does the work, at whose end this one ends, too. That one is recorded by the step's name and gets the
+    /// signals.
     pub started: Option<Started>,
 }
 
@@ -75,7 +77,11 @@ enum Event {
 
 enum State {
     Waiting(Instant),
-    Running { process: Process, since: Instant },
+    Running {
+        process: Process,
+        worker: Option<Process>,
+        since: Instant,
+    },
     Done,
 }
 
@@ -177,12 +183,9 @@ impl Keeper {
     fn start(&mut self, n: usize) {
         let slot = &mut self.slots[n];
         match slot.start() {
-            Ok(process) => {
-                tracing::info!(pid = process.pid, "{} started", slot.step.name);
-                slot.state = State::Running {
-                    process,
-                    since: Instant::now(),
-                };
+            Ok(running) => {
+                tracing::info!("{} started", slot.step.name);
+                slot.state = running;
             }
             Err(e) => {
                 tracing::error!("{} cannot be started: {e:#}", slot.step.name);
@@ -214,8 +217,12 @@ impl Keeper {
             .slots
             .iter()
             .filter_map(|slot| match slot.state {
-                State::Running { process, .. } => Some((slot.step.name.clone(), process)),
+                State::Running { process, worker, .. } => Some((&slot.step.name, process, worker)),
                 _ => None,
+            })
+            .flat_map(|(name, process, worker)| {
+                let launcher = worker.map(|_| (format!("{name}/launcher"), process));
+                std::iter::once((name.clone(), worker.unwrap_or(process))).chain(launcher)
             })
             .collect();
         (self.changed)(&running);
@@ -226,10 +233,10 @@ impl Keeper {
         for n in (0..self.slots.len()).rev() {
             let (signal, patience) = self.slots[n].step.stop;
             for (signal, patience) in [(signal, patience), (Signal::KILL, Duration::from_secs(5))] {
-                let State::Running { process, .. } = self.slots[n].state else {
+                let State::Running { process, worker, .. } = self.slots[n].state else {
                     break;
                 };
-                process.signal(signal);
+                worker.unwrap_or(process).signal(signal);
                 self.wait_for(process.pid, Instant::now() + patience);
             }
         }
@@ -257,17 +264,20 @@ impl Keeper {
 }
 
 impl Slot {
-    fn start(&mut self) -> anyhow::Result<Process> {
+    fn start(&mut self) -> anyhow::Result<State> {
         let mut command = (self.step.command)()?;
         let mut child = command.spawn()?;
         let process = Process::of(child.id()).ok_or_else(|| anyhow::anyhow!("it ended at once"))?;
-        if let Some(started) = &mut self.step.started
-            && let Err(e) = started(&mut child)
-        {
-            process.signal(Signal::KILL);
-            return Err(e);
-        }
-        Ok(process)
+        let worker = match &mut self.step.started {
+            Some(started) => started(&mut child).inspect_err(|_| process.signal(Signal::KILL))?,
+            None => None,
+        };
+        let since = Instant::now();
+        Ok(State::Running {
+            process,
+            worker,
+            since,
+        })
     }
 
     fn fail(&mut self) {
@@ -338,7 +348,8 @@ pub fn logged(mut command: Command, log: &Path) -> io::Result<Command> {
     command
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
-        .stderr(file);
+        .stderr(file)
+        .env("NO_COLOR", "1");
     Ok(command)
 }
 

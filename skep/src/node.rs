@@ -3,6 +3,7 @@ use crate::cgroup::Hierarchies;
 use crate::containerd::{self, Facts};
 use crate::keeper::{Keeper, Kind, Step, logged};
 use crate::layout::{Cluster, Node};
+use crate::process::Process;
 use crate::{kernel, tools};
 use anyhow::{Context, Result};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -182,7 +183,8 @@ pub fn step(cluster: &Cluster, node: &Node, mut connect: impl FnMut(u32) -> Resu
         let mut stdin = child.stdin.take().context("the node's input is a pipe")?;
         stdin
             .write_all(b"go\n")
-            .context("the node ended at once: see its log")
+            .context("the node ended at once: see its log")?;
+        Ok(Process::of(pid))
     };
     Step {
         name: node.name.clone(),

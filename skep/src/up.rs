@@ -168,14 +168,20 @@ fn failure(cluster: &Cluster, process: &str, what: &str) -> anyhow::Error {
     anyhow::anyhow!("{what}\nlast lines of {process}.log:\n{}", tail(&path, 15))
 }
 
+/// The last lines of a log, without repetitions of the same message, each cut to a readable length.
 fn tail(path: &Path, lines: usize) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    let last = all
+    // Log lines begin with the time.
+    let message = |line: &str| line.split_once(' ').map_or(line, |(_, rest)| rest).to_owned();
+    let mut all: Vec<&str> = text.lines().collect();
+    all.dedup_by_key(|line| message(line));
+    let cut = |line: &&str| format!("  {}\n", line.chars().take(240).collect::<String>());
+    let last: String = all
         .iter()
         .skip(all.len().saturating_sub(lines))
-        .map(|l| format!("  {l}\n"));
-    last.collect::<String>().trim_end().to_owned()
+        .map(cut)
+        .collect();
+    last.trim_end().to_owned()
 }
 
 /// After a failure: a cluster that was new goes away again, one that existed is stopped and keeps its state.
@@ -183,7 +189,11 @@ async fn clean_up(cluster: &Cluster, existed: bool, progress: Progress) {
     progress.say("cleaning up; Ctrl-C again leaves it as it is");
     let removed = async {
         down::stop(cluster, progress).await?;
-        if existed { Ok(()) } else { down::remove(cluster) }
+        if existed {
+            Ok(())
+        } else {
+            down::remove(cluster).await
+        }
     };
     let left = tokio::select! {
         outcome = removed => outcome.err().map(|e| format!("{e:#}")),
