@@ -42,7 +42,8 @@ fn prune_object(object: &Object, map: &mut Map<String, Value>) {
             _ if value.is_null() => field.schema.nullable,
             Zero::Keep | Zero::Write => true,
             Zero::Omit => !is_zero(value),
-            Zero::Null => !matches!(value, Value::Array(items) if items.is_empty()),
+            // Empty lists and maps are stored as none; an empty object behind a pointer is there.
+            Zero::Null => !is_zero(value) || !matches!(field.schema.kind, Kind::List(_) | Kind::Map(_)),
         }
     });
 }

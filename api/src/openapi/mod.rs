@@ -3,6 +3,7 @@
 
 mod definitions;
 mod paths;
+mod protobuf;
 
 use serde_json::{Map, Value, json};
 
@@ -83,18 +84,26 @@ pub fn v3(path: &str) -> Option<Vec<u8>> {
 
 /// `/openapi/v2` in JSON.
 pub fn v2() -> Vec<u8> {
+    v2_document().to_string().into_bytes()
+}
+
+/// `/openapi/v2` in protobuf (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`), as Go clients ask for it.
+pub fn v2_protobuf() -> Vec<u8> {
+    protobuf::document(&v2_document())
+}
+
+fn v2_document() -> Value {
     let resources: Vec<&Resource> = catalog().resources().map(|r| &**r).collect();
     let mut definitions = Definitions::new(Format::V2);
     let paths = paths::of(&resources, Format::V2, &mut definitions);
-    let document = json!({
+    json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths,
         "definitions": definitions.finish(),
         "securityDefinitions": {"BearerToken": security()},
         "security": [{"BearerToken": []}],
-    });
-    document.to_string().into_bytes()
+    })
 }
 
 fn security() -> Value {

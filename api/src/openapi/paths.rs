@@ -303,8 +303,8 @@ impl Writer<'_> {
 
     fn parameter(&self, place: &str, name: &str, kind: &str) -> Value {
         match self.format {
-            Format::V3 => json!({"in": place, "name": name, "schema": {"type": kind, "uniqueItems": true}}),
-            Format::V2 => json!({"in": place, "name": name, "type": kind, "uniqueItems": true}),
+            Format::V3 => json!({"in": place, "name": name, "schema": {"type": kind}}),
+            Format::V2 => json!({"in": place, "name": name, "type": kind}),
         }
     }
 }

@@ -63,3 +63,37 @@ fn the_same_tables_give_the_same_bytes() {
     assert_ne!(hash("api/v1"), hash("apis/apps/v1"));
     assert_eq!(v3("apis/nothing/v1"), None);
 }
+
+#[test]
+fn version_2_has_the_same_definitions_and_paths_in_protobuf() {
+    use crate::proto::wire::{Fields, Payload};
+    let field = |bytes: &'static [u8], wanted: u32| -> Vec<&'static [u8]> {
+        let all = Fields(bytes)
+            .map(Result::unwrap)
+            .filter(|(number, _)| *number == wanted);
+        all.map(|(_, payload)| {
+            if let Payload::Bytes(b) = payload {
+                b
+            } else {
+                panic!("not a message")
+            }
+        })
+        .collect()
+    };
+    let names = |map: &'static [u8], number: u32| -> Vec<String> {
+        let name = |entry| String::from_utf8(field(entry, 1)[0].to_vec()).unwrap();
+        field(map, number).into_iter().map(name).collect()
+    };
+    let json: Value = serde_json::from_slice(&v2()).unwrap();
+    let keys = |name: &str| {
+        json[name]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let document: &'static [u8] = v2_protobuf().leak();
+    assert_eq!(names(field(document, 8)[0], 2), keys("paths"));
+    assert_eq!(names(field(document, 9)[0], 1), keys("definitions"));
+}

@@ -7,7 +7,7 @@
 mod decode;
 mod encode;
 mod envelope;
-mod wire;
+pub(crate) mod wire;
 
 pub use envelope::{MAGIC, TypeMeta, list, unwrap, watch_event, wrap};
 
@@ -117,7 +117,10 @@ fn decode_object_at(body: &[u8], depth: usize) -> Result<Value, ProtoError> {
 /// When the kind has no protobuf form or the value does not fit its schema.
 pub fn encode_object(object: &Value) -> Result<Vec<u8>, ProtoError> {
     let text = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
-    let type_meta = TypeMeta { api_version: text("apiVersion"), kind: text("kind") };
+    let type_meta = TypeMeta {
+        api_version: text("apiVersion"),
+        kind: text("kind"),
+    };
     let raw = encode_schema(&*schema_of_kind(&type_meta)?, object)?;
     Ok(wrap(&type_meta, &raw))
 }
