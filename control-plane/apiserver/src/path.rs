@@ -24,6 +24,9 @@ pub struct RequestInfo {
     pub resource: String,
     /// Object name.
     pub name: Option<String>,
+    /// The one name that a list or watch is limited to by the field selector `metadata.name=…`. Authorization treats it
+    /// like [`RequestInfo::name`], as upstream does.
+    pub selected: Option<String>,
     /// Subresource, for example `status`.
     pub subresource: Option<String>,
     /// What follows the subresource, with its slash: the path to proxy to. Kept as it was sent (still encoded).
@@ -57,6 +60,9 @@ impl RequestInfo {
             info.tail = format!("/{}", tail.join("/"));
         }
         info.verb = resource_verb(method, &info, watch_path || asks_to_watch(query));
+        if info.name.is_none() && matches!(info.verb, "list" | "watch" | "deletecollection") {
+            info.selected = selected_name(query);
+        }
         info
     }
 
@@ -143,6 +149,15 @@ fn asks_to_watch(query: &str) -> bool {
         .any(|(k, v)| k == "watch" && matches!(v.as_str(), "true" | "1" | "t" | "T" | "True" | "TRUE" | ""))
 }
 
+fn selected_name(query: &str) -> Option<String> {
+    let (_, selector) = pairs(query).find(|(key, _)| key == "fieldSelector")?;
+    let name = selector
+        .split(',')
+        .find_map(|part| part.strip_prefix("metadata.name="))?;
+    let name = name.strip_prefix('=').unwrap_or(name);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 /// The pairs of a raw query string, decoded.
 pub fn pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
     query.split('&').filter(|p| !p.is_empty()).map(|pair| {
@@ -184,6 +199,22 @@ mod tests {
     fn get(path: &str) -> RequestInfo {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         RequestInfo::parse(&Method::GET, path, query)
+    }
+
+    #[test]
+    fn a_list_of_one_name_is_about_that_name() {
+        let selected = |query: &str| get(&format!("/api/v1/namespaces/a/configmaps?{query}")).selected;
+        assert_eq!(
+            selected("fieldSelector=metadata.name%3Ddb&watch=1").as_deref(),
+            Some("db")
+        );
+        assert_eq!(selected("fieldSelector=metadata.name==db").as_deref(), Some("db"));
+        assert_eq!(selected("fieldSelector=metadata.name!=db"), None);
+        assert_eq!(selected("limit=3"), None);
+        assert_eq!(
+            get("/api/v1/namespaces/a/configmaps/x?fieldSelector=metadata.name=db").selected,
+            None
+        );
     }
 
     fn summary(info: &RequestInfo) -> String {

@@ -117,3 +117,172 @@ async fn a_client_in_the_same_process_needs_no_socket() {
     let missing = maps.get_opt("b").await.unwrap();
     assert!(missing.is_none());
 }
+
+/// A kubelet that answers logs, and echoes what comes over an upgraded connection.
+mod kubelet {
+    use std::sync::Arc;
+
+    use control_plane_apiserver::pki::{CertKey, Pki};
+    use http::{Request, Response, StatusCode};
+    use http_body_util::Full;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::net::TcpListener;
+
+    type Answer = Result<Response<Full<bytes::Bytes>>, std::convert::Infallible>;
+
+    pub async fn serve(pki: &Pki) -> u16 {
+        let pair = pki.issue_kubelet_server("n1", &["127.0.0.1".into()]).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls(pki, &pair)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let tls = acceptor.accept(stream).await.unwrap();
+                    let connection = hyper::server::conn::http1::Builder::new();
+                    let connection = connection.serve_connection(TokioIo::new(tls), service_fn(answer));
+                    let _ = connection.with_upgrades().await;
+                });
+            }
+        });
+        port
+    }
+
+    /// Only clients of the cluster's CA are let in, as a kubelet does it.
+    fn tls(pki: &Pki, pair: &CertKey) -> rustls::ServerConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).unwrap())
+            .unwrap();
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap(),
+            )
+            .unwrap()
+    }
+
+    async fn answer(mut request: Request<Incoming>) -> Answer {
+        let asked = request.uri().to_string();
+        if !request.headers().contains_key("upgrade") {
+            return Ok(Response::new(Full::from(asked)));
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.unwrap());
+            let (mut read, mut write) = tokio::io::split(&mut io);
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+        });
+        let mut response = Response::new(Full::from(""));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response
+            .headers_mut()
+            .insert("upgrade", "websocket".parse().unwrap());
+        response
+            .headers_mut()
+            .insert("connection", "Upgrade".parse().unwrap());
+        response.headers_mut().insert("x-asked", asked.parse().unwrap());
+        Ok(response)
+    }
+}
+
+/// A cluster with one node, whose kubelet is the one above, and a pod on it.
+async fn with_kubelet() -> Cluster {
+    let cluster = Cluster::new().await;
+    let port = kubelet::serve(&cluster.pki).await;
+    cluster.account("default").await;
+    cluster
+        .post("/api/v1/nodes", json!({"metadata": {"name": "n1"}}))
+        .await
+        .expect(201);
+    let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    cluster
+        .patch("merge", "/api/v1/nodes/n1/status", status)
+        .await
+        .expect(200);
+    let pods = "/api/v1/namespaces/default/pods";
+    cluster.post(pods, support::pod("p")).await.expect(201);
+    cluster
+        .post(&format!("{pods}/p/binding"), json!({"target": {"name": "n1"}}))
+        .await
+        .expect(201);
+    cluster
+}
+
+#[tokio::test]
+async fn logs_come_from_the_kubelet_of_the_pods_node() {
+    let cluster = with_kubelet().await;
+    let path = "/api/v1/namespaces/default/pods/p/log";
+    let answer = cluster.get(&format!("{path}?tailLines=5")).await;
+    assert_eq!(
+        (answer.code, &answer.bytes[..]),
+        (200, &b"/containerLogs/default/p/c?tailLines=5"[..])
+    );
+    let failed = cluster.get(&format!("{path}?container=x")).await.expect(400);
+    assert_eq!(failed["message"], "container x is not valid for pod p");
+    let answer = cluster.get("/api/v1/nodes/n1/proxy/configz?x=y").await;
+    assert_eq!(&answer.bytes[..], b"/configz?x=y");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_passed_on_byte_by_byte() {
+    use std::sync::Arc;
+
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let cluster = with_kubelet().await;
+    let served = serve(&cluster).await;
+    let pair = cluster
+        .pki
+        .issue_client("kubernetes-admin", &["system:masters"])
+        .unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(cluster.pki.ca_pem().as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let address = served.url.strip_prefix("https://").unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut tls = connector
+        .connect(ServerName::try_from("127.0.0.1").unwrap(), stream)
+        .await
+        .unwrap();
+    let request = "POST /api/v1/namespaces/default/pods/p/exec?command=sh&stdin=1&stdout=1 HTTP/1.1\r\nHost: x\r\n\
+                   Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n";
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tls.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(head.contains("/c?command=sh&input=1&output=1"), "{head}");
+    tls.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    tls.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"hello");
+}

@@ -59,7 +59,11 @@ impl<'a> From<&'a RequestInfo> for Attributes<'a> {
             resource: &info.resource,
             subresource: info.subresource.as_deref().unwrap_or_default(),
             namespace: info.namespace.as_deref().unwrap_or_default(),
-            name: info.name.as_deref().unwrap_or_default(),
+            name: info
+                .name
+                .as_deref()
+                .or(info.selected.as_deref())
+                .unwrap_or_default(),
             path: "",
         }
     }
