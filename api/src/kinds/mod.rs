@@ -2,6 +2,7 @@
 //! selectable fields. Everything is dispatched on the [`Resource`]; kinds that are not named here get the general rules.
 
 pub(crate) mod access;
+mod constants;
 mod defaults;
 mod lifecycle;
 mod qos;
@@ -36,3 +37,6 @@ fn id(res: &Resource) -> (&str, &str) {
 fn is_custom(res: &Resource) -> bool {
     res.schema.name.is_none()
 }
+
+#[cfg(test)]
+mod robustness;

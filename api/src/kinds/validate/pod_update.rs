@@ -1,6 +1,6 @@
 //! What an update of a Pod may change: images, the deadline, more tolerations, fewer scheduling gates.
 
-use super::super::access::{at, has, int, list, same, text};
+use super::super::access::{at, int, list, same, text};
 use super::{Causes, pod};
 use crate::status::Cause;
 use serde_json::Value;
@@ -124,7 +124,9 @@ fn with_changeable_parts(new: &Value, old: &Value) -> Value {
             .into_iter()
             .flatten();
         for (container, before) in containers.zip(list(before, group)) {
-            container["image"] = before["image"].clone();
+            if let Some(container) = container.as_object_mut() {
+                container.insert("image".into(), at(before, "image").clone());
+            }
         }
     }
     let mut fields = vec!["activeDeadlineSeconds", "schedulingGates", "tolerations"];
@@ -137,8 +139,8 @@ fn with_changeable_parts(new: &Value, old: &Value) -> Value {
         fields.extend(["nodeSelector", "affinity"]);
     }
     for field in fields {
-        if has(before, field) || has(&spec, field) {
-            spec[field] = at(before, field).clone();
+        if let Some(spec) = spec.as_object_mut() {
+            spec.insert(field.to_owned(), at(before, field).clone());
         }
     }
     spec
