@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use std::sync::OnceLock;
 
 use api::proto;
 use difference::difference;
@@ -17,7 +18,13 @@ struct Fixture {
     back: Vec<u8>,
 }
 
-fn fixtures() -> Vec<Fixture> {
+/// Read once for all tests.
+fn fixtures() -> &'static [Fixture] {
+    static ALL: OnceLock<Vec<Fixture>> = OnceLock::new();
+    ALL.get_or_init(read_fixtures)
+}
+
+fn read_fixtures() -> Vec<Fixture> {
     let packed = include_bytes!("data/go-objects.jsonl.zst");
     let text = String::from_utf8(zstd::decode_all(packed.as_slice()).unwrap()).unwrap();
     text.lines()
