@@ -82,9 +82,11 @@ pub struct ControlPlane {
 pub async fn run(config: ServerConfig, shutdown: Shutdown) -> Result<(), RunError> {
     let within = config.stop_within;
     let mut running = ControlPlane::start(config).await?;
+    let ready = running.wait_ready();
     let outcome = tokio::select! {
         () = shutdown.requested() => Ok(()),
         ended = running.tasks.ended() => Err(RunError::from(ended)),
+        () = async { ready.await; tracing::info!("ready"); std::future::pending().await } => Ok(()),
     };
     let report = running.tasks.stop(within).await;
     log_stop(&report);
@@ -145,8 +147,15 @@ impl ControlPlane {
 
     /// Waits until controllers and scheduler have seen everything and act.
     pub async fn ready(&self) {
-        self.caches_ready.ready().await;
-        self.all_ready.ready().await;
+        self.wait_ready().await;
+    }
+
+    fn wait_ready(&self) -> impl Future<Output = ()> + 'static {
+        let (caches, rest) = (self.caches_ready.clone(), self.all_ready.clone());
+        async move {
+            caches.ready().await;
+            rest.ready().await;
+        }
     }
 
     /// A client in this process that acts as the cluster's administrator.

@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod endpointslice;
 pub mod garbage;
 pub mod ipam;
+pub mod job;
 pub mod namespace;
 pub mod namespace_defaults;
 pub mod node_lifecycle;
