@@ -30,13 +30,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
 /// The runtime has no event for "ready": it is asked at this pace until it is, and then never again at this pace.
 const STARTING: Duration = Duration::from_millis(20);
 /// Between two looks at whether the runtime still says that it is ready.
 const LOOK: Duration = Duration::from_secs(10);
+/// A runtime that is away for less is being restarted: its pods run on, and taking them out of their services would do
+/// harm (upstream's `maxWaitForContainerRuntime`).
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for tasks to finish after the wish to stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -319,9 +322,16 @@ async fn wait_for_runtime(runtime: &Runtime, health: &watch::Sender<Health>) {
 }
 
 async fn watch_runtime(runtime: Runtime, health: watch::Sender<Health>) {
+    let mut good = Instant::now();
     loop {
         sleep(LOOK).await;
-        publish(&health, runtime_health(&runtime).await);
+        let now = runtime_health(&runtime).await;
+        if now.problems.is_empty() {
+            good = Instant::now();
+        } else if good.elapsed() < PATIENCE {
+            continue;
+        }
+        publish(&health, now);
     }
 }
 

@@ -29,6 +29,8 @@ use tokio::task::JoinSet;
 
 /// Pause before what failed outside the planner's own back-off (the runtime or the API away) is tried again.
 const AGAIN: SignedDuration = SignedDuration::from_secs(1);
+/// Longest wait for an answer of the API.
+const API: std::time::Duration = std::time::Duration::from_secs(10);
 /// Volumes follow their sources at once when told; this also heals a change that was missed.
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 
@@ -540,7 +542,7 @@ impl Worker {
             preconditions,
             ..DeleteParams::default()
         };
-        match api.delete(self.pod.name(), &params).await {
+        match in_time(api.delete(self.pod.name(), &params)).await {
             Ok(_) => Ok(()),
             // Gone, or another pod by this name: either way it is not ours any more.
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
@@ -724,6 +726,12 @@ impl Worker {
 
 /// The reason shown while a pod's volumes are not there.
 const VOLUMES: &str = "ContainerCreating";
+
+/// An answer of the API, which a pod's worker does not wait for without end.
+async fn in_time<T>(call: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    let late = |_| kube::Error::Service("the API server does not answer".into());
+    tokio::time::timeout(API, call).await.map_err(late)?
+}
 
 const CRASH_LOOP: &str = "CrashLoopBackOff";
 

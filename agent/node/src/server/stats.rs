@@ -20,12 +20,12 @@ fn value(number: &Option<UInt64Value>) -> u64 {
 }
 
 fn cpu(stats: &ContainerStats) -> (u64, u64) {
-    let cpu = stats.cpu.clone().unwrap_or_default();
+    let cpu = stats.cpu.unwrap_or_default();
     (value(&cpu.usage_nano_cores), value(&cpu.usage_core_nano_seconds))
 }
 
 fn working_set(stats: &ContainerStats) -> u64 {
-    value(&stats.memory.clone().unwrap_or_default().working_set_bytes)
+    value(&stats.memory.unwrap_or_default().working_set_bytes)
 }
 
 /// The summary API's document.

@@ -19,7 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Message, Role};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 
 /// Exec and attach with a close message.
 pub const V5: &str = "v5.channel.k8s.io";
@@ -164,8 +165,16 @@ where
         }
     }
     reader.abort();
-    to_client.close().await?;
+    to_client.send(goodbye()).await?;
     Ok(())
+}
+
+/// Clients take a close without a code for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: Default::default(),
+    }))
 }
 
 fn message(channel: u8, bytes: &[u8]) -> Message {
@@ -220,7 +229,7 @@ async fn carry(
         loop {
             let n = read.read(&mut buffer).await?;
             if n == 0 {
-                to_client.close().await?;
+                to_client.send(goodbye()).await?;
                 return Ok(());
             }
             to_client
