@@ -9,6 +9,7 @@ use crate::catalog::Resource;
 use crate::meta::map_mut;
 use crate::quantity::{Format, Quantity};
 use crate::schema::{Kind, Schema};
+use base64::Engine as _;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -104,6 +105,13 @@ fn of_type(name: &str, map: &mut Object) {
         }
         "rbac.v1.Subject" => subject(map),
         "core.v1.Namespace" => namespace(map),
+        "core.v1.Secret" => string_data(map),
+        "core.v1.PodSpec" => service_account(map),
+        "core.v1.PodStatus" => {
+            address_twin(map, "podIP", "podIPs");
+            address_twin(map, "hostIP", "hostIPs");
+        }
+        "core.v1.NodeSpec" => pod_cidr_twin(map),
         "core.v1.NodeStatus" => node_status(map),
         _ => {}
     }
@@ -367,6 +375,58 @@ fn namespace(map: &mut Object) {
     }
 }
 
+/// `stringData` is for writing only: its entries go into `data`.
+fn string_data(map: &mut Object) {
+    let Some(Value::Object(plain)) = map.shift_remove("stringData") else {
+        return;
+    };
+    let data = map.entry("data").or_insert_with(|| json!({}));
+    if data.is_null() {
+        *data = json!({});
+    }
+    if let Some(data) = data.as_object_mut() {
+        for (key, text) in plain {
+            let bytes = text.as_str().unwrap_or_default();
+            data.insert(
+                key,
+                base64::engine::general_purpose::STANDARD.encode(bytes).into(),
+            );
+        }
+    }
+}
+
+/// `serviceAccount` is the older name of `serviceAccountName`; both are always given.
+fn service_account(map: &mut Object) {
+    let (name, older) = (get(map, "serviceAccountName"), get(map, "serviceAccount"));
+    let name = if name.is_empty() { older } else { name }.to_owned();
+    if !name.is_empty() {
+        map.insert("serviceAccountName".into(), name.clone().into());
+        map.insert("serviceAccount".into(), name.into());
+    }
+}
+
+/// `podIP` is the first of `podIPs`, `hostIP` of `hostIPs`; either may be given. The list counts.
+fn address_twin(map: &mut Object, one: &str, many: &str) {
+    let first = map
+        .get(many)
+        .and_then(|list| list.get(0))
+        .map(|entry| text(entry, "ip").to_owned());
+    match (first, get(map, one).to_owned()) {
+        (Some(first), _) if !first.is_empty() => drop(map.insert(one.to_owned(), first.into())),
+        (None, ip) if !ip.is_empty() => drop(map.insert(many.to_owned(), json!([{"ip": ip}]))),
+        _ => {}
+    }
+}
+
+fn pod_cidr_twin(map: &mut Object) {
+    let first = map.get("podCIDRs").and_then(|list| list.get(0)).cloned();
+    match (first, get(map, "podCIDR").to_owned()) {
+        (Some(first), cidr) if cidr.is_empty() => drop(map.insert("podCIDR".into(), first)),
+        (None, cidr) if !cidr.is_empty() => drop(map.insert("podCIDRs".into(), json!([cidr]))),
+        _ => {}
+    }
+}
+
 fn node_status(map: &mut Object) {
     if let Some(capacity) = map.get("capacity").cloned() {
         put(map, "allocatable", || capacity);
@@ -505,6 +565,28 @@ mod tests {
         assert_eq!(service["spec"]["externalTrafficPolicy"], "Cluster");
         let external = filled("", "v1", "Service", json!({"spec": {"type": "ExternalName"}}));
         assert_eq!(external["spec"].get("internalTrafficPolicy"), None);
+    }
+
+    #[test]
+    fn older_names_and_single_addresses_follow_the_newer_ones() {
+        let pod = json!({"spec": {"serviceAccount": "a"}, "status": {"podIP": "1.2.3.4",
+            "hostIPs": [{"ip": "5.6.7.8"}, {"ip": "fd00::1"}]}});
+        let pod = filled("", "v1", "Pod", pod);
+        assert_eq!(pod["spec"]["serviceAccountName"], "a");
+        assert_eq!(pod["status"]["podIPs"], json!([{"ip": "1.2.3.4"}]));
+        assert_eq!(pod["status"]["hostIP"], "5.6.7.8");
+        let node = filled("", "v1", "Node", json!({"spec": {"podCIDRs": ["10.0.0.0/24"]}}));
+        assert_eq!(node["spec"]["podCIDR"], "10.0.0.0/24");
+    }
+
+    #[test]
+    fn plain_text_of_secrets_is_stored_as_bytes() {
+        let secret = json!({"stringData": {"a": "x"}, "data": {"a": "AA==", "b": "AA=="}});
+        let secret = filled("", "v1", "Secret", secret);
+        assert_eq!(
+            (&secret["data"], secret.get("stringData")),
+            (&json!({"a": "eA==", "b": "AA=="}), None)
+        );
     }
 
     #[test]

@@ -34,6 +34,7 @@ pub fn prepare_create(res: &Resource, object: &mut Value, ctx: &Context<'_>) {
         _ => {}
     }
     crate::defaults::apply(&res.schema, object);
+    super::defaults(res, object);
 }
 
 /// Prepares an update of `old` to `new`: the parts the request may not touch are put back, and the generation is raised
@@ -59,9 +60,10 @@ pub fn prepare_update(res: &Resource, new: &mut Value, old: &Value, ctx: &Contex
         (false, Some(number)) => drop(metadata.insert("generation".into(), number.into())),
         (false, None) => drop(metadata.shift_remove("generation")),
     }
-    if raised && id(res) == ("apps", "daemonsets") {
-        raise_template_generation(new, old);
+    if id(res) == ("apps", "daemonsets") {
+        keep_template_generation(new, old);
     }
+    super::defaults(res, new);
 }
 
 /// Marks an object as being deleted: sets `deletionTimestamp` (`now` plus the grace period),
@@ -174,7 +176,8 @@ fn annotate(object: &mut Value, key: &str, value: &str) {
     }
 }
 
-fn raise_template_generation(new: &mut Value, old: &Value) {
+/// Counts changes of the template in an annotation, as older clients expect; the client's own value does not count.
+fn keep_template_generation(new: &mut Value, old: &Value) {
     let number = at(old, "metadata.annotations")
         .get(TEMPLATE_GENERATION)
         .and_then(Value::as_str);
@@ -402,7 +405,9 @@ fn wanted_state_changed(res: &Resource, new: &Value, old: &Value) -> bool {
 fn service_allocations(new: &mut Value, old: &Value) {
     let external = |service: &Value| text(service, "spec.type") == "ExternalName";
     if !external(new) && !external(old) {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let addressed = !text(new, "spec.clusterIP").is_empty() || !list(new, "spec.clusterIPs").is_empty();
+        let addresses = ["clusterIP", "clusterIPs"].into_iter().filter(|_| !addressed);
+        for field in addresses.chain(["ipFamilies", "ipFamilyPolicy"]) {
             keep_in_spec(new, old, field);
         }
     }
