@@ -23,7 +23,6 @@ pub mod negotiate;
 mod object;
 pub mod options;
 pub mod path;
-mod pending;
 pub mod pki;
 mod proxy;
 mod random;

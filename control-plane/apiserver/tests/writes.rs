@@ -316,3 +316,58 @@ async fn a_patch_of_other_objects_metadata_is_refused() {
         .await
         .expect(404);
 }
+
+#[tokio::test]
+async fn fields_have_owners_and_apply_respects_them() {
+    let cluster = Cluster::new().await;
+    let path = format!("{MAPS}/a");
+    let apply = |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": value}});
+    cluster.patch("apply", &path, apply("1")).await.expect(400);
+    let one = format!("{path}?fieldManager=one");
+    let made = cluster.patch("apply", &one, apply("1")).await.expect(201);
+    assert_eq!(
+        (
+            &made["metadata"]["managedFields"][0]["manager"],
+            &made["data"]["a"]
+        ),
+        (&json!("one"), &json!("1"))
+    );
+    let same = cluster.patch("apply", &one, apply("1")).await.expect(200);
+    assert_eq!(
+        same["metadata"]["resourceVersion"],
+        made["metadata"]["resourceVersion"]
+    );
+
+    let two = format!("{path}?fieldManager=two");
+    let failed = cluster.patch("apply", &two, apply("2")).await.expect(409);
+    assert_eq!(
+        failed["details"]["causes"][0]["reason"], "FieldManagerConflict",
+        "{failed}"
+    );
+    let forced = cluster
+        .patch("apply", &format!("{two}&force=true"), apply("2"))
+        .await
+        .expect(200);
+    assert_eq!(forced["data"]["a"], "2");
+    // Who applies without the field gives it up; the last owner takes it along.
+    let none = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+    let gone = cluster.patch("apply", &two, none).await.expect(200);
+    assert_eq!(gone.get("data"), None);
+}
+
+#[tokio::test]
+async fn an_ordinary_write_owns_what_it_changed() {
+    let cluster = Cluster::new().await;
+    let headers = [
+        ("user-agent", "kubectl-create/v1"),
+        ("content-type", "application/json"),
+    ];
+    let body = config_map("a").to_string().into_bytes();
+    let made = cluster.send(Method::POST, MAPS, &headers, body).await.expect(201);
+    let managers = &made["metadata"]["managedFields"];
+    assert_eq!(
+        (&managers[0]["manager"], &managers[0]["operation"]),
+        (&json!("kubectl-create"), &json!("Update"))
+    );
+    assert_eq!(managers[0]["fieldsV1"]["f:data"]["f:a"], json!({}));
+}

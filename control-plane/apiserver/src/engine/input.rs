@@ -195,7 +195,7 @@ pub(crate) fn track(call: &Call, old: Option<&Value>, new: &mut Value, options: 
     }
     let manager = call.manager(options);
     let subresource = call.info.subresource.as_deref();
-    crate::pending::apply::track_update(
+    api::apply::track_update(
         &call.stored.schema,
         old,
         new,

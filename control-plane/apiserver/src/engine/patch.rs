@@ -201,7 +201,7 @@ fn check_applied(call: &Call, applied: &mut Value, options: &WriteOptions) -> Re
 fn merged(call: &Call, old: Option<&Value>, applied: &Value, manager: &str, force: bool) -> Result<Value> {
     let live = old.map(|old| served(call, old));
     let subresource = call.info.subresource.as_deref();
-    let result = crate::pending::apply::apply(
+    let result = api::apply::apply(
         &call.res.schema,
         live.as_ref(),
         applied,
