@@ -3,6 +3,7 @@
 mod support;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, PostParams};
@@ -263,5 +264,38 @@ async fn a_node_gets_ranges_of_both_families_and_loses_its_taint_when_it_is_read
         .await
         .unwrap();
     until(nodes, "no taint", |all| !tainted(&all[0])).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_completes_and_its_pods_go_with_it() {
+    let cluster = Cluster::start().await;
+    let template = json!({"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"parallelism": 2, "completions": 2, "template": template});
+    cluster
+        .create::<Job>("default", json!({"metadata": {"name": "j"}, "spec": spec}))
+        .await;
+    let pods = until(cluster.api::<Pod>("default"), "two pods", |pods| pods.len() == 2).await;
+    for pod in &pods {
+        cluster
+            .status::<Pod>("default", &pod.name_any(), json!({"phase": "Succeeded"}))
+            .await;
+    }
+    let complete = |all: &[Job]| {
+        let status = all.first().and_then(|job| job.status.clone()).unwrap_or_default();
+        let done = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|c| c.type_ == "Complete" && c.status == "True");
+        done && status.succeeded == Some(2)
+    };
+    until(cluster.api::<Job>("default"), "completion", complete).await;
+    cluster
+        .api::<Job>("default")
+        .delete("j", &DeleteParams::background())
+        .await
+        .unwrap();
+    until(cluster.api::<Pod>("default"), "no pods", |pods| pods.is_empty()).await;
     cluster.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The caches that controllers and scheduler share: one watch per kind.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -37,6 +38,8 @@ pub struct Caches {
     pub replica_sets: Cache<ReplicaSet>,
     /// All deployments.
     pub deployments: Cache<Deployment>,
+    /// All jobs.
+    pub jobs: Cache<Job>,
     /// All service accounts.
     pub service_accounts: Cache<ServiceAccount>,
     /// Config maps with root certificates only.
@@ -57,6 +60,7 @@ impl Caches {
         all.add(&self.slices);
         all.add(&self.replica_sets);
         all.add(&self.deployments);
+        all.add(&self.jobs);
         all.add(&self.service_accounts);
         all
     }
@@ -76,6 +80,7 @@ impl Caches {
         start.all(&self.slices);
         start.all(&self.replica_sets);
         start.all(&self.deployments);
+        start.all(&self.jobs);
         start.all(&self.service_accounts);
         let fields = Some(format!("metadata.name={ROOT_CA}"));
         start.some(

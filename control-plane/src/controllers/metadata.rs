@@ -67,6 +67,7 @@ impl Metadata {
             ResourceType::of::<k8s_openapi::api::discovery::v1::EndpointSlice>(),
             ResourceType::of::<k8s_openapi::api::apps::v1::ReplicaSet>(),
             ResourceType::of::<k8s_openapi::api::apps::v1::Deployment>(),
+            ResourceType::of::<k8s_openapi::api::batch::v1::Job>(),
         ]);
         let metadata = Self(Arc::new(inner));
         metadata.from_cache(&caches.pods);
@@ -77,6 +78,7 @@ impl Metadata {
         metadata.from_cache(&caches.slices);
         metadata.from_cache(&caches.replica_sets);
         metadata.from_cache(&caches.deployments);
+        metadata.from_cache(&caches.jobs);
         metadata
     }
 

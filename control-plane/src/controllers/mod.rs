@@ -6,6 +6,7 @@ mod discovery;
 mod endpointslice;
 mod garbage;
 mod ipam;
+mod job;
 mod metadata;
 mod namespace;
 mod namespace_defaults;
@@ -58,6 +59,7 @@ pub fn start(
     };
     all.run(replicaset::Sets::new(caches), replicaset::connect);
     all.run(deployment::Deployments::new(caches), deployment::connect);
+    all.run(job::Jobs::new(caches), job::connect);
     all.run(endpointslice::Slices::new(caches), endpointslice::connect);
     all.run(
         namespace_defaults::Defaults::new(caches, settings.root_certificates),
