@@ -309,3 +309,52 @@ fn endpoint_slices_know_their_family() {
         ]
     );
 }
+
+/// The examples of this repository, as a server takes them in.
+#[test]
+fn the_examples_are_valid_and_settle_after_one_pass() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    let mut seen = 0;
+    for file in std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for document in text
+            .split("\n---\n")
+            .filter(|document| document.contains("kind:"))
+        {
+            let mut object = crate::yaml::parse(document.as_bytes()).unwrap().value;
+            let (group, version) = match self::text(&object, "apiVersion").split_once('/') {
+                Some((group, version)) => (group.to_owned(), version.to_owned()),
+                None => (String::new(), self::text(&object, "apiVersion").to_owned()),
+            };
+            let res = catalog()
+                .by_kind(&group, &version, self::text(&object, "kind"))
+                .unwrap();
+            let report = crate::fields::check(&res.schema, &object);
+            assert!(
+                report.unknown.is_empty() && report.causes.is_empty(),
+                "{file:?}: {report:?}"
+            );
+            if res.namespaced {
+                object["metadata"]["namespace"] = "default".into();
+            }
+            crate::defaults::apply(&res.schema, &mut object);
+            super::super::defaults(&res, &mut object);
+            let now = "2024-01-02T03:04:05Z".parse().unwrap();
+            let ctx = super::super::Context {
+                now,
+                user: "u",
+                subresource: None,
+            };
+            super::super::prepare_create(&res, &mut object, &ctx);
+            assert_eq!(validate_create(&res, &object), [], "{file:?}");
+            let mut again = object.clone();
+            super::super::prepare_update(&res, &mut again, &object, &ctx);
+            assert_eq!(again, object, "an update without a change changes nothing");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "no examples in {folder}");
+}
