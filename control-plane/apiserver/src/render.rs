@@ -9,6 +9,8 @@ mod shape;
 
 pub(crate) use event::EventEncoder;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use control_plane_store::Revision;
 use http::Response;
@@ -56,7 +58,7 @@ pub(crate) fn reply(call: &Call, reply: Reply) -> Result<Response<Body>> {
 fn stored(call: &Call, code: u16, entry: &Bytes, modified: Revision) -> Result<Response<Body>> {
     let plain =
         call.output.shape == Shape::Object && call.output.encoding == Encoding::Json && !call.pretty();
-    if plain && call.res.api_version() == call.stored.api_version() {
+    if plain && Arc::ptr_eq(&call.res, &call.stored) {
         let mut out = Vec::with_capacity(entry.len() + 40);
         object::splice(&mut out, entry, modified);
         return Ok(body::response(

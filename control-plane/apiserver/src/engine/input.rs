@@ -1,6 +1,8 @@
 //! From a request body to an object that may be looked at: decoded, of the right type, without unknown fields, with
 //! defaults, in the storage version.
 
+use std::sync::Arc;
+
 use api::catalog::Resource;
 use api::meta::{Meta, metadata_mut};
 use api::schema::Schema;
@@ -43,7 +45,7 @@ pub(crate) fn object(call: &Call, body: &[u8], validation: FieldValidation) -> R
 pub(crate) fn complete(call: &Call, value: &mut Value) -> Result<()> {
     api::defaults::apply(&call.res.schema, value);
     api::kinds::defaults(&call.res, value);
-    if call.res.api_version() != call.stored.api_version() {
+    if !Arc::ptr_eq(&call.res, &call.stored) {
         api::convert::convert(&call.res, &call.stored, value);
     }
     api::meta::metadata_mut(value);

@@ -1,5 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
+use std::sync::Arc;
+
 use api::meta::{Meta, metadata_mut};
 use api::status::Status;
 use serde_json::Value;
@@ -69,7 +71,7 @@ pub(crate) fn apply_patch(
 /// The object in the version the client speaks.
 pub(crate) fn served(call: &Call, stored: &Value) -> Value {
     let mut value = stored.clone();
-    if call.res.api_version() != call.stored.api_version() {
+    if !Arc::ptr_eq(&call.res, &call.stored) {
         api::convert::convert(&call.stored, &call.res, &mut value);
     }
     value

@@ -1,7 +1,6 @@
 //! Lists on the wire.
 
 use std::io::Write as _;
-use std::sync::Arc;
 
 use api::catalog::Gvk;
 use bytes::Bytes;
@@ -132,17 +131,9 @@ impl Chunks {
             self.head(&mut out);
             self.state = State::Items;
         }
-        while out.len() < CHUNK {
-            let Some(entry) = self.entry() else {
-                out.extend_from_slice(b"]}\n");
-                self.state = State::Done;
-                break;
-            };
-            if self.any {
-                out.push(b',');
-            }
-            self.any = true;
-            self.item(&mut out, &entry);
+        if self.items(&mut out) {
+            out.extend_from_slice(b"]}\n");
+            self.state = State::Done;
         }
         Some(out.into())
     }
@@ -156,29 +147,51 @@ impl Chunks {
         out.extend_from_slice(head.as_bytes());
     }
 
-    fn entry(&mut self) -> Option<Arc<Entry>> {
-        if let Some(page) = &self.listing.page {
-            self.next += 1;
-            return page.get(self.next - 1).cloned();
-        }
+    /// Appends items until the chunk is full; whether all are out.
+    fn items(&mut self, out: &mut Vec<u8>) -> bool {
+        let mut any = self.any;
+        let mut add = |out: &mut Vec<u8>, entry: &Entry| {
+            if std::mem::replace(&mut any, true) {
+                out.push(b',');
+            }
+            self.shaper.list_item(out, entry);
+            out.len() >= CHUNK
+        };
         let listing = &self.listing;
-        let mut rest = listing.snapshot.range(&listing.prefix, &self.from);
-        let (key, entry) = rest.find(|(_, entry)| listing.filter.matches(&entry.value))?;
-        self.from.clear();
-        self.from.extend_from_slice(key);
-        self.from.push(0);
-        Some(Arc::clone(entry))
+        let mut full = false;
+        if let Some(page) = &listing.page {
+            for entry in page.iter().skip(self.next) {
+                self.next += 1;
+                full = add(out, entry);
+                if full {
+                    break;
+                }
+            }
+        } else {
+            for (key, entry) in listing.snapshot.range(&listing.prefix, &self.from) {
+                if listing.filter.matches(&entry.value) && add(out, entry) {
+                    full = true;
+                    self.from = [key, &b"\0"[..]].concat();
+                    break;
+                }
+            }
+        }
+        self.any = any;
+        !full
     }
+}
 
-    fn item(&self, out: &mut Vec<u8>, entry: &Entry) {
-        if self.shaper.is_plain() {
+impl Shaper {
+    /// Appends one item of a JSON list.
+    fn list_item(&self, out: &mut Vec<u8>, entry: &Entry) {
+        if self.is_plain() {
             return object::splice_item(out, &entry.value, entry.modified);
         }
         // An entry that cannot be read is sent as null rather than breaking a list that is half sent.
         let mut value = object::value(entry).unwrap_or(Value::Null);
-        self.shaper.to_served(&mut value);
-        let value = match self.shaper.output.shape {
-            Shape::Partial => self.shaper.partial(&value, false),
+        self.to_served(&mut value);
+        let value = match self.output.shape {
+            Shape::Partial => self.partial(&value, false),
             _ => untyped(value),
         };
         out.extend_from_slice(value.to_string().as_bytes());

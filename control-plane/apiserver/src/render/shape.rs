@@ -48,7 +48,7 @@ impl Shaper {
 
     /// Whether objects go out as they are stored.
     pub(crate) fn is_plain(&self) -> bool {
-        self.output.shape == Shape::Object && self.res.api_version() == self.stored.api_version()
+        self.output.shape == Shape::Object && Arc::ptr_eq(&self.res, &self.stored)
     }
 
     /// One object in the agreed shape.
@@ -66,7 +66,7 @@ impl Shaper {
 
     /// Changes a value from the storage version to the one the client speaks.
     pub(crate) fn to_served(&self, value: &mut Value) {
-        if self.res.api_version() != self.stored.api_version() {
+        if !Arc::ptr_eq(&self.res, &self.stored) {
             api::convert::convert(&self.stored, &self.res, value);
         }
     }
