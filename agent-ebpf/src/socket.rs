@@ -140,6 +140,9 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         Verdict::Refuse(reason) => refuse::<F>(ctx, reason),
         Verdict::To { mut record, .. } => {
+            if proto == Proto::UDP {
+                remember(ctx, &record);
+            }
             keep(ctx, &mut record);
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);
@@ -177,7 +180,8 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     }
 }
 
-/// An unconnected socket may talk to many services at once: answers of each endpoint find their service here.
+/// An unconnected socket may talk to many services at once: answers of each endpoint find their service here. A connected one
+/// is found here by user space when its endpoint goes.
 #[inline(always)]
 fn remember(ctx: &SockAddrContext, record: &SocketRecord) {
     let key = ReplyKey::new(cookie(ctx), record.backend, record.backend_port);
@@ -185,6 +189,7 @@ fn remember(ctx: &SockAddrContext, record: &SocketRecord) {
         addr: record.service,
         port: record.service_port,
         zero: 0,
+        set: record.set,
     };
     if REPLIES.insert(&key, &value, 0).is_err() {
         count(Reason::ReplyTableFull);

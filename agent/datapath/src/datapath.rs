@@ -4,6 +4,7 @@ use crate::dump::{Dump, Pins};
 use crate::error::DatapathError;
 use crate::object;
 use crate::size::Sizes;
+use crate::sockets;
 use crate::table::{Single, Table};
 use agent_services::{Changes, EndedBackend, Existing};
 use aya::Ebpf;
@@ -141,7 +142,25 @@ impl Datapath {
             key.proto == Proto::UDP && gone.contains(&endpoint)
         });
         let keys: Vec<_> = stale.map(|(key, _)| *key).collect();
-        self.flows.delete(&keys)
+        self.flows.delete(&keys)?;
+        self.end_sockets(ended)
+    }
+
+    /// Without this the data path still serves everything new, so a failure is told and nothing else.
+    fn end_sockets(&self, ended: &[EndedBackend]) -> Result<(), DatapathError> {
+        let Some(cgroup) = &self.cgroup else {
+            return Ok(());
+        };
+        let stale = sockets::stale(&self.replies.entries()?, ended);
+        if stale.is_empty() {
+            return Ok(());
+        }
+        match sockets::end(cgroup, &stale) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "UDP sockets ended whose endpoint is gone"),
+            Err(error) => tracing::warn!(%error, "UDP sockets of endpoints that are gone cannot be ended"),
+        }
+        Ok(())
     }
 
     /// Forgets all flows that are translated per packet: connections that use them break.

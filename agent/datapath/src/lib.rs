@@ -10,6 +10,7 @@ mod dump;
 mod error;
 mod object;
 mod size;
+mod sockets;
 mod sys;
 mod table;
 mod verify;

@@ -18,7 +18,8 @@ pub struct SocketRecord {
     pub slot: u16,
 }
 
-/// Who answers an unconnected UDP socket: socket cookie and endpoint.
+/// Who answers a UDP socket: socket cookie and endpoint. Unconnected sockets may have several; user space finds connected ones
+/// here whose endpoint is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct ReplyKey {
@@ -48,6 +49,8 @@ pub struct ReplyValue {
     pub addr: Address,
     pub port: Be16,
     pub zero: u16,
+    /// The set from which the endpoint was chosen.
+    pub set: SetId,
 }
 
 /// One direction of a flow that is translated per packet, as the packets look before translation.
@@ -107,6 +110,6 @@ pub struct Flow {
 
 const _: () = assert!(size_of::<SocketRecord>() == 44 && align_of::<SocketRecord>() == 4);
 const _: () = assert!(size_of::<ReplyKey>() == 32 && align_of::<ReplyKey>() == 8);
-const _: () = assert!(size_of::<ReplyValue>() == 20);
+const _: () = assert!(size_of::<ReplyValue>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 4);
 const _: () = assert!(size_of::<Flow>() == 48 && align_of::<Flow>() == 8);

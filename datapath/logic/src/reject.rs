@@ -1,6 +1,6 @@
 //! Saying no with a packet: TCP reset, ICMP port unreachable. Built from the packet that is refused, and sent back.
 //!
-//! Each function gives the bytes behind the Ethernet header, `None` if the packet's headers are too unusual to be quoted. They
+//! Each function fills a zeroed buffer with the bytes behind the Ethernet header; `None` if the packet's headers are too unusual to be quoted. They
 //! read what they need from the packet again, so that a kernel program can make each a subprogram with a small stack.
 use crate::checksum::{add_range, finish};
 use crate::packet::{ETHERNET, Packet, tcp};
@@ -20,59 +20,55 @@ pub type Unreachable6 = [u8; 96];
 
 /// A reset over IPv4 for the TCP header at `l4`.
 #[inline(always)]
-pub fn reset4<P: Packet + ?Sized>(packet: &P, l4: u32) -> Option<Reset4> {
-    let mut out = [0; 40];
-    keep_in_memory(&mut out);
-    let total = ipv4_header(packet, &mut out, Proto::TCP)?;
-    reset(packet, l4, ETHERNET + total, &mut out, 20)?;
-    let sum = add_range(Proto::TCP.0 as u32 + 20, &out, 12, 40);
+pub fn reset4<P: Packet + ?Sized>(packet: &P, l4: u32, out: &mut Reset4) -> Option<()> {
+    keep_in_memory(out);
+    let total = ipv4_header(packet, out, Proto::TCP)?;
+    reset(packet, l4, ETHERNET + total, out, 20)?;
+    let sum = add_range(Proto::TCP.0 as u32 + 20, out, 12, 40);
     [out[36], out[37]] = finish(sum);
-    Some(out)
+    Some(())
 }
 
 /// A reset over IPv6 for the TCP header at `l4`.
 #[inline(always)]
-pub fn reset6<P: Packet + ?Sized>(packet: &P, l4: u32) -> Option<Reset6> {
-    let mut out = [0; 60];
-    keep_in_memory(&mut out);
-    let payload = ipv6_header(packet, &mut out, Proto::TCP)?;
-    reset(packet, l4, ETHERNET + 40 + payload, &mut out, 40)?;
-    let sum = add_range(Proto::TCP.0 as u32 + 20, &out, 8, 60);
+pub fn reset6<P: Packet + ?Sized>(packet: &P, l4: u32, out: &mut Reset6) -> Option<()> {
+    keep_in_memory(out);
+    let payload = ipv6_header(packet, out, Proto::TCP)?;
+    reset(packet, l4, ETHERNET + 40 + payload, out, 40)?;
+    let sum = add_range(Proto::TCP.0 as u32 + 20, out, 8, 60);
     [out[56], out[57]] = finish(sum);
-    Some(out)
+    Some(())
 }
 
 /// RFC 792 type 3 code 3. A packet with IPv4 options is not answered: the quote would lack its ports.
 #[inline(always)]
-pub fn unreachable4<P: Packet + ?Sized>(packet: &P, l4: u32) -> Option<Unreachable4> {
+pub fn unreachable4<P: Packet + ?Sized>(packet: &P, l4: u32, out: &mut Unreachable4) -> Option<()> {
     if l4 != ETHERNET + 20 {
         return None;
     }
-    let mut out = [0; 56];
-    keep_in_memory(&mut out);
-    ipv4_header(packet, &mut out, Proto::ICMP)?;
+    keep_in_memory(out);
+    ipv4_header(packet, out, Proto::ICMP)?;
     let quote: [u8; 28] = packet.read(ETHERNET)?;
     out[28..56].copy_from_slice(&quote);
     (out[20], out[21]) = (3, 3);
-    [out[22], out[23]] = finish(add_range(0, &out, 20, 56));
-    Some(out)
+    [out[22], out[23]] = finish(add_range(0, out, 20, 56));
+    Some(())
 }
 
 /// RFC 4443 type 1 code 4. A packet with extension headers is not answered, for the same reason.
 #[inline(always)]
-pub fn unreachable6<P: Packet + ?Sized>(packet: &P, l4: u32) -> Option<Unreachable6> {
+pub fn unreachable6<P: Packet + ?Sized>(packet: &P, l4: u32, out: &mut Unreachable6) -> Option<()> {
     if l4 != ETHERNET + 40 {
         return None;
     }
-    let mut out = [0; 96];
-    keep_in_memory(&mut out);
-    ipv6_header(packet, &mut out, Proto::ICMPV6)?;
+    keep_in_memory(out);
+    ipv6_header(packet, out, Proto::ICMPV6)?;
     let quote: [u8; 48] = packet.read(ETHERNET)?;
     out[48..96].copy_from_slice(&quote);
     (out[40], out[41]) = (1, 4);
     let pseudo = Proto::ICMPV6.0 as u32 + 56;
-    [out[42], out[43]] = finish(add_range(pseudo, &out, 8, 96));
-    Some(out)
+    [out[42], out[43]] = finish(add_range(pseudo, out, 8, 96));
+    Some(())
 }
 
 /// Keeps the compiler from holding each byte in a register of its own: it would spill them all, eight bytes for each, and a
@@ -162,10 +158,13 @@ mod tests {
         for (src, dst) in [("10.0.0.1", "10.96.0.1"), ("fd00::1", "fd00:10:96::1")] {
             let syn = frame(src, dst, Proto::TCP, 4000, 80, &[]);
             let l4 = parse(&syn[..]).unwrap().l4;
+            let (mut four, mut six) = ([0; 40], [0; 60]);
             let bytes = if src.contains(':') {
-                reset6(&syn[..], l4).unwrap().to_vec()
+                reset6(&syn[..], l4, &mut six).unwrap();
+                six.to_vec()
             } else {
-                reset4(&syn[..], l4).unwrap().to_vec()
+                reset4(&syn[..], l4, &mut four).unwrap();
+                four.to_vec()
             };
             let (p, all) = sent_back(&syn, &bytes);
             assert_eq!((p.src, p.dst), (ip(dst), ip(src)));
@@ -182,10 +181,13 @@ mod tests {
         for (src, dst) in [("10.0.0.1", "10.96.0.1"), ("fd00::1", "fd00:10:96::1")] {
             let datagram = frame(src, dst, Proto::UDP, 4000, 53, b"question");
             let l4 = parse(&datagram[..]).unwrap().l4;
+            let (mut four, mut six) = ([0; 56], [0; 96]);
             let bytes = if src.contains(':') {
-                unreachable6(&datagram[..], l4).unwrap().to_vec()
+                unreachable6(&datagram[..], l4, &mut six).unwrap();
+                six.to_vec()
             } else {
-                unreachable4(&datagram[..], l4).unwrap().to_vec()
+                unreachable4(&datagram[..], l4, &mut four).unwrap();
+                four.to_vec()
             };
             let (p, all) = sent_back(&datagram, &bytes);
             assert_eq!((p.src, p.dst), (ip(dst), ip(src)));

@@ -360,3 +360,57 @@ fn addresses_of_no_service_are_left_alone() {
         Ok(())
     });
 }
+
+fn stale_socket_ends(lab: &mut Lab, (vip, endpoint): (&str, &str), other: &str) -> Result<()> {
+    let (old, new) = (udp_server(lab, endpoint)?, udp_server(lab, other)?);
+    let v4 = at(vip).is_ipv4();
+    lab.serve("dns", at(vip), Proto::UDP, &[old])?;
+    let (client, direct) = (udp_client(v4)?, udp_client(v4)?);
+    client.connect(at(vip))?;
+    direct.connect(old)?;
+    client.send(b"who?")?;
+    client.recv(&mut [0; 64])?;
+    lab.endpoints("dns", v4, Proto::UDP, &[new])?;
+    // The socket wakes up by itself, long before its deadline.
+    let e = client.recv(&mut [0; 64]).expect_err("its endpoint is gone");
+    ensure!(e.kind() == ErrorKind::ConnectionAborted, "{e}");
+    // A socket that was connected to the pod, not to the service, goes on.
+    direct.send(b"who?")?;
+    direct.recv(&mut [0; 64]).context("the direct socket")?;
+    // And whoever connects again reaches the new endpoint.
+    client.connect(at(vip))?;
+    client.send(b"who?")?;
+    let mut buf = [0; 64];
+    let n = client.recv(&mut buf)?;
+    ensure!(String::from_utf8_lossy(&buf[..n]) == other);
+    Ok(())
+}
+
+#[test]
+fn a_connected_udp_socket_ends_with_its_endpoint() {
+    isolated("a_connected_udp_socket_ends_with_its_endpoint", |lab| {
+        stale_socket_ends(lab, V4, "10.244.0.3:8080")?;
+        stale_socket_ends(lab, V6, "[fd00:10:244::3]:8080")
+    });
+}
+
+#[test]
+fn an_unconnected_udp_socket_reaches_the_new_endpoint_with_its_next_datagram() {
+    let test = "an_unconnected_udp_socket_reaches_the_new_endpoint_with_its_next_datagram";
+    isolated(test, |lab| {
+        let (old, new) = (
+            udp_server(lab, "10.244.0.2:8080")?,
+            udp_server(lab, "10.244.0.3:8080")?,
+        );
+        lab.serve("dns", at(V4.0), Proto::UDP, &[old])?;
+        let client = udp_client(true)?;
+        let mut buf = [0; 64];
+        for expected in [old, new] {
+            client.send_to(b"who?", at(V4.0))?;
+            let (n, from) = client.recv_from(&mut buf)?;
+            ensure!(String::from_utf8_lossy(&buf[..n]) == expected.to_string() && from == at(V4.0));
+            lab.endpoints("dns", true, Proto::UDP, &[new])?;
+        }
+        Ok(())
+    });
+}

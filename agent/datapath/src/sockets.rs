@@ -1,0 +1,308 @@
+//! Ending connected UDP sockets whose endpoint is gone.
+//!
+//! Such a socket was connected by a hook, so its peer is the endpoint for good: without help its program would wait for answers
+//! that cannot come. The hooks leave each socket's cookie in the table of replies; the kernel lists the sockets of a network
+//! namespace with their cookies (`sock_diag(7)`) and ends the ones that are named (SOCK_DESTROY). The program sees
+//! ECONNABORTED, and sockets that were connected to the pod itself are left alone. (The sockets' own records would name them
+//! more directly, but the kernel tells those of TCP sockets only.)
+use agent_services::EndedBackend;
+use datapath_abi::{Address, Be16, Proto, ReplyKey, ReplyValue};
+use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, sendto, socket};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const ANY_STATE: u32 = u32::MAX;
+/// Room for one reply of the kernel; it fills at most 32 KiB at a time.
+const BUFFER: usize = 1 << 16;
+
+/// `struct nlmsghdr`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Header {
+    length: u32,
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+}
+
+/// `struct inet_diag_sockid`; ports and addresses in network order.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct SocketId {
+    sport: u16,
+    dport: u16,
+    src: [u32; 4],
+    dst: [u32; 4],
+    device: u32,
+    cookie: [u32; 2],
+}
+
+/// `struct inet_diag_req_v2`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Request {
+    family: u8,
+    protocol: u8,
+    extensions: u8,
+    zero: u8,
+    states: u32,
+    id: SocketId,
+}
+
+/// `struct inet_diag_msg`.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Answer {
+    family: u8,
+    state: u8,
+    timer: u8,
+    retransmits: u8,
+    id: SocketId,
+    expires: u32,
+    receive_queue: u32,
+    send_queue: u32,
+    uid: u32,
+    inode: u32,
+}
+
+/// A socket by its cookie, and the endpoint that it is connected to.
+type Stale = HashSet<(u64, Address, Be16)>;
+
+/// The sockets that were sent to one of the `ended` endpoints as part of its set.
+pub(crate) fn stale(replies: &[(ReplyKey, ReplyValue)], ended: &[EndedBackend]) -> Stale {
+    let gone: HashSet<_> = ended
+        .iter()
+        .filter(|e| e.proto == Proto::UDP)
+        .map(|e| (e.set, e.addr, e.port))
+        .collect();
+    replies
+        .iter()
+        .filter(|(key, value)| gone.contains(&(value.set, key.addr, key.port)))
+        .map(|(key, _)| (key.cookie, key.addr, key.port))
+        .collect()
+}
+
+/// Ends these sockets among those of all processes below `cgroup`. Returns how many were still there.
+pub(crate) fn end(cgroup: &Path, stale: &Stale) -> io::Result<usize> {
+    let mut count = 0;
+    for namespace in namespaces(cgroup)? {
+        // A namespace may end between the listing and this.
+        match end_within(&namespace, stale) {
+            Ok(n) => count += n,
+            Err(error) => tracing::debug!(%error, ?namespace, "sockets of a network namespace not looked at"),
+        }
+    }
+    Ok(count)
+}
+
+/// One process for each network namespace that processes below a cgroup are in.
+fn namespaces(cgroup: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![cgroup.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let procs = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines() {
+            let path = Path::new("/proc").join(pid).join("ns/net");
+            if let Ok(meta) = fs::metadata(&path) {
+                found.entry(meta.st_ino()).or_insert(path);
+            }
+        }
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders.extend(entries.map(|e| e.path()).filter(|p| p.is_dir()));
+    }
+    Ok(found.into_values().collect())
+}
+
+fn end_within(namespace: &Path, stale: &Stale) -> io::Result<usize> {
+    let socket = open_within(File::open(namespace)?)?;
+    let mut count = 0;
+    for family in [AF_INET, AF_INET6] {
+        for id in list(socket.as_fd(), family, stale)? {
+            count += usize::from(destroy(socket.as_fd(), family, id)?);
+        }
+    }
+    Ok(count)
+}
+
+/// A netlink socket belongs to the namespace in which it is opened: a thread goes there, opens one, and ends.
+fn open_within(namespace: File) -> io::Result<OwnedFd> {
+    let thread = std::thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(socket(AddressFamily::NETLINK, SocketType::RAW, Some(SOCK_DIAG))?)
+    });
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
+}
+
+/// The sockets of one family that are stale.
+fn list(socket: BorrowedFd<'_>, family: u8, stale: &Stale) -> io::Result<Vec<SocketId>> {
+    let body = request(family, ANY_STATE, SocketId::new_zeroed());
+    send(
+        socket,
+        SOCK_DIAG_BY_FAMILY,
+        NLM_F_REQUEST | NLM_F_DUMP,
+        body.as_bytes(),
+    )?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let (n, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
+        for (kind, body) in messages(&buffer[..n]) {
+            match kind {
+                NLMSG_DONE => return Ok(found),
+                NLMSG_ERROR => return error(body).map(|()| found),
+                _ => found.extend(matching(body, stale)),
+            }
+        }
+    }
+}
+
+/// The socket of one answer, if it is stale. Its peer has to be the endpoint still: an unconnected socket has none, and its
+/// next datagram is decided anew; another may have connected elsewhere since.
+fn matching(body: &[u8], stale: &Stale) -> Option<SocketId> {
+    let (answer, _) = Answer::read_from_prefix(body).ok()?;
+    let [low, high] = answer.id.cookie;
+    let peer = match answer.family {
+        AF_INET => Address::from_v4_word(answer.id.dst[0]),
+        _ => Address::from_words(answer.id.dst),
+    };
+    let key = (
+        u64::from(high) << 32 | u64::from(low),
+        peer,
+        Be16::from_raw(answer.id.dport),
+    );
+    stale.contains(&key).then_some(answer.id)
+}
+
+/// Ends one socket; false if it is gone already.
+fn destroy(socket: BorrowedFd<'_>, family: u8, id: SocketId) -> io::Result<bool> {
+    let body = request(family, ANY_STATE, id);
+    send(socket, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, body.as_bytes())?;
+    let mut buffer = vec![0; BUFFER];
+    let (n, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
+    for (kind, body) in messages(&buffer[..n]) {
+        if kind == NLMSG_ERROR {
+            return match error(body) {
+                Ok(()) => Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(e) => Err(e),
+            };
+        }
+    }
+    Ok(false)
+}
+
+fn request(family: u8, states: u32, id: SocketId) -> Request {
+    Request {
+        family,
+        protocol: Proto::UDP.0,
+        extensions: 0,
+        zero: 0,
+        states,
+        id,
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    let header = Header {
+        length: (size_of::<Header>() + body.len()) as u32,
+        kind,
+        flags,
+        sequence: 1,
+        port: 0,
+    };
+    let message = [header.as_bytes(), body].concat();
+    sendto(
+        socket,
+        &message,
+        SendFlags::empty(),
+        &SocketAddrNetlink::new(0, 0),
+    )?;
+    Ok(())
+}
+
+/// The messages in what was received: kind and body.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let (header, _) = Header::read_from_prefix(bytes).ok()?;
+        let length = header.length as usize;
+        let body = bytes.get(size_of::<Header>()..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((header.kind, body))
+    })
+}
+
+/// The result in the body of an error message; zero is success.
+fn error(body: &[u8]) -> io::Result<()> {
+    match i32::read_from_prefix(body) {
+        Ok((0, _)) => Ok(()),
+        Ok((code, _)) => Err(io::Error::from_raw_os_error(-code)),
+        Err(_) => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datapath_abi::SetId;
+
+    fn ended(set: u32, port: u16, proto: Proto) -> EndedBackend {
+        EndedBackend {
+            set: SetId(set),
+            addr: Address::from_v4_word(7),
+            port: Be16::new(port),
+            proto,
+        }
+    }
+
+    #[test]
+    fn only_sockets_that_the_set_sent_to_its_endpoint_are_stale() {
+        let reply = |cookie, set| {
+            let key = ReplyKey::new(cookie, Address::from_v4_word(7), Be16::new(53));
+            let value = ReplyValue {
+                set: SetId(set),
+                ..ReplyValue::default()
+            };
+            (key, value)
+        };
+        let replies = [reply(1, 1), reply(2, 2)];
+        let found = stale(
+            &replies,
+            &[
+                ended(1, 53, Proto::UDP),
+                ended(2, 53, Proto::TCP),
+                ended(2, 54, Proto::UDP),
+            ],
+        );
+        assert_eq!(
+            found.into_iter().map(|(cookie, ..)| cookie).collect::<Vec<_>>(),
+            [1]
+        );
+    }
+
+    #[test]
+    fn a_cut_or_nonsensical_message_ends_the_reading() {
+        assert_eq!(messages(&[0; 40]).count(), 0);
+        let mut header = [0; 16];
+        header[0] = 200;
+        assert_eq!(messages(&header).count(), 0);
+    }
+}
