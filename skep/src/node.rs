@@ -145,6 +145,10 @@ pub fn init(cluster: &Cluster, node: &Node) -> Result<()> {
     kernel::volatile(&node.run.join("containerd"))?;
     agent_network::sysctl::forward().context("cannot prepare the node's network")?;
     agent_network::sysctl::no_address_probing().context("cannot prepare the node's network")?;
+    for stale in [node.cri_socket(), node.run.join("containerd.sock.ttrpc")] {
+        // Of the node's last life: whoever connects to it is refused instead of waiting. Mostly there is none.
+        let _ = std::fs::remove_file(stale);
+    }
     let mut line = String::new();
     std::io::stdin()
         .lock()

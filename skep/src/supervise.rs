@@ -219,6 +219,7 @@ pub fn spawn(cluster: &Cluster, api: std::net::TcpListener) -> Result<std::proce
     command
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(api)))
         .stdout(log.try_clone()?)
-        .stderr(log);
+        .stderr(log)
+        .env("NO_COLOR", "1");
     command.spawn().context("cannot start the supervisor")
 }
