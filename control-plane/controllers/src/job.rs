@@ -46,7 +46,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     let Claim { owned, patches } = claim(job, selector, &observed.pods);
     plan.together(patches);
     if status::is_finished(job) {
-        plan.together(owned.iter().filter_map(|pod| pods::without_finalizer(pod)));
+        plan.together(owned.iter().filter_map(pods::without_finalizer));
         after_the_end(&mut plan, job, now);
         return plan;
     }
@@ -59,7 +59,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         owned
             .iter()
             .filter(|pod| count.may_go(pod))
-            .filter_map(|pod| pods::without_finalizer(pod)),
+            .filter_map(pods::without_finalizer),
     );
     if let Some(wait) = count.wait {
         plan.requeue(wait);

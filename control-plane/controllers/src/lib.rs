@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod condition;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpointslice;
 pub mod garbage;
@@ -14,6 +15,7 @@ pub mod job;
 pub mod namespace;
 pub mod namespace_defaults;
 pub mod node_lifecycle;
+pub mod node_match;
 pub mod ownership;
 pub mod pod;
 pub mod pod_gc;

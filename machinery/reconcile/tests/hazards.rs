@@ -161,7 +161,7 @@ impl Controller for Deleter {
     fn plan(&self, key: &String, (): (), attempt: &Attempt, _: Timestamp) -> Plan {
         self.planned
             .lock()
-            .unwrap()
+            .expect("no planner panics while it holds the lock")
             .push((key.clone(), Instant::now(), attempt.failures));
         assert!(key != "panics" || attempt.failures > 0, "a planner with a bug");
         let mut plan = Plan::nothing();
@@ -189,8 +189,7 @@ async fn deleted(
     );
     keys.iter().for_each(|key| queue.add((*key).to_owned()));
     runner.run(synced, tokio::time::sleep(time)).await;
-    let planned = planned.lock().unwrap().clone();
-    planned
+    std::mem::take(&mut *planned.lock().expect("no planner panics while it holds the lock"))
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ use machinery_plan::Plan;
 use crate::ownership::{Claim, claim};
 use crate::selector::is_empty;
 
-pub use rollout::Limits;
+pub use rollout::{Limits, resolve};
 
 /// What the planner looks at.
 #[derive(Clone, Debug)]
