@@ -23,6 +23,7 @@ async fn main() -> anyhow::Result<()> {
         run_dir: dir.join("run"),
         pin_dir: PathBuf::from("/sys/fs/bpf/skep").join(name),
         cgroup_parent: format!("skep-try/{name}"),
+        socket_cgroup: format!("skep-try/{name}"),
         node_ips: vec![ip],
         kubelet_listen: SocketAddr::new(ip, 10250),
         kubelet_cert: dir.join("kubelet.crt"),

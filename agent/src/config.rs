@@ -22,6 +22,9 @@ pub struct AgentConfig {
     pub pin_dir: PathBuf,
     /// The node's folder in each cgroup hierarchy, such as `skep/<node>`.
     pub cgroup_parent: String,
+    /// The cgroup2 folder whose processes' sockets reach services, below the hierarchy's mount: `cgroup_parent` where
+    /// the node is one of several on a machine, empty (everything) where the machine is the node.
+    pub socket_cgroup: String,
     /// The node's addresses, the primary one first.
     pub node_ips: Vec<IpAddr>,
     /// Where the kubelet API listens (port 10250 of the node's address).

@@ -70,7 +70,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<()> {
 }
 
 fn open_datapath(config: &AgentConfig) -> Result<Arc<Datapath>> {
-    let cgroup = cgroup2_mount().map(|mount| mount.join(config.cgroup_parent.trim_matches('/')));
+    let cgroup = cgroup2_mount().map(|mount| mount.join(config.socket_cgroup.trim_matches('/')));
     let (pin_dir, service_ranges) = (config.pin_dir.clone(), Vec::new());
     let settings = DatapathConfig {
         pin_dir,

@@ -102,6 +102,9 @@ pub enum Verb {
     Tether {
         #[arg(long)]
         parent: i32,
+        /// Enter this group of every cgroup hierarchy first
+        #[arg(long)]
+        cgroup: Option<String>,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },

@@ -83,6 +83,9 @@ pub struct AgentConfig {
     pub pin_dir: PathBuf,
     /// The node's group below each cgroup hierarchy.
     pub cgroup_parent: String,
+    /// The cgroup2 folder whose processes' sockets reach services; all of the machine when empty.
+    #[serde(default)]
+    pub socket_cgroup: String,
     /// The node's addresses, IPv4 first.
     pub node_ips: Vec<IpAddr>,
     /// Certificate of the kubelet's port.

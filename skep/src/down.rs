@@ -5,7 +5,9 @@ use crate::layout::{Cluster, ClusterName, Dirs, run_root, state_root};
 use crate::output::Progress;
 use crate::process::Process;
 use crate::supervise::{SUPERVISOR, recorded};
-use crate::{doctor, registry};
+use crate::{doctor, kernel, registry};
+use agent_network::link::{self, LinkError};
+use agent_network::routes;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use std::path::Path;
@@ -105,9 +107,37 @@ pub async fn remove(cluster: &Cluster) -> Result<()> {
         }
         remove_dir(&node.pins())?;
     }
-    // Nodes of their own namespaces had pins in a bpffs of their own; on the machine itself the parent is left.
+    // Nodes with namespaces had pins in a bpffs of their own; on the machine itself the parent is left.
     let _ = std::fs::remove_dir("/sys/fs/bpf/skep");
-    remove_folders(&cluster.dirs())
+    let dirs = cluster.dirs();
+    if cluster.host {
+        kernel::unmount_below(&[&dirs.run, &dirs.state])?;
+        host_network().context("cannot remove the pods' routes and devices")?;
+        if dirs.own_bpffs().exists() {
+            kernel::unmount_below(&[Path::new(kernel::BPFFS)])?;
+        }
+    }
+    remove_folders(&dirs)
+}
+
+/// Removes routes and devices of pods from the machine's own network, where the machine was the node.
+fn host_network() -> Result<(), LinkError> {
+    link::block_on(|netlink| async move {
+        for protocol in [routes::NODE_ROUTES, routes::POD_ROUTES] {
+            for route in netlink.routes(protocol).await? {
+                netlink.delete_route(&route, protocol).await?;
+            }
+        }
+        for device in netlink
+            .devices()
+            .await?
+            .iter()
+            .filter(|d| d.name.starts_with("skep-"))
+        {
+            netlink.delete(&device.name).await?;
+        }
+        Ok(())
+    })
 }
 
 async fn end_all(hierarchies: &Hierarchies, group: &str) -> Result<()> {

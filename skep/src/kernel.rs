@@ -47,7 +47,7 @@ pub fn node_mounts(run: &Path, hold: &Path) -> Result<()> {
         .context("make / private")?;
     std::fs::create_dir_all(hold).with_context(|| format!("make {}", hold.display()))?;
     keep_across(Path::new("/sys/fs/cgroup"), hold, || fresh("sysfs", "/sys"))?;
-    fresh("bpf", "/sys/fs/bpf")?;
+    fresh("bpf", BPFFS)?;
     fresh("proc", "/proc")?;
     keep_across(run, hold, || fresh("tmpfs", "/run"))?;
     // Last: pods' volumes with propagation need it, and earlier unmounts would have propagated.
@@ -93,3 +93,37 @@ pub async fn ended(pidfd: OwnedFd) -> std::io::Result<()> {
     // A pidfd is readable once its process has ended.
     fd.readable().await.map(drop)
 }
+
+/// Takes away every mount below these folders, the innermost first: what containers of a node without namespaces left.
+///
+/// # Errors
+/// The mount that stays.
+pub fn unmount_below(dirs: &[&Path]) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
+    let ours = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(Path::new);
+    let ours: Vec<&Path> = ours
+        .filter(|at| dirs.iter().any(|dir| at.starts_with(dir)))
+        .collect();
+    for at in ours.into_iter().rev() {
+        unmount(at, UnmountFlags::DETACH).with_context(|| format!("cannot unmount {}", at.display()))?;
+    }
+    Ok(())
+}
+
+/// Mounts a bpffs at the usual place if there is none; whether there was none.
+///
+/// # Errors
+/// The mount's error.
+pub fn bpffs() -> Result<bool> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read the mounts")?;
+    if mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS)) {
+        return Ok(false);
+    }
+    fresh("bpf", BPFFS).map(|()| true)
+}
+
+/// Where a bpffs is mounted.
+pub const BPFFS: &str = "/sys/fs/bpf";

@@ -161,6 +161,11 @@ impl Dirs {
         self.run.join("log").join(format!("{process}.log"))
     }
 
+    /// Stands if the machine had no bpffs mounted before.
+    pub fn own_bpffs(&self) -> PathBuf {
+        self.run.join("own-bpffs")
+    }
+
     /// The images that every node imports at start.
     pub fn images(&self) -> PathBuf {
         self.run.join("images")

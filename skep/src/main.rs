@@ -93,7 +93,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let (cluster, node) = member(&args)?;
             node::init(&cluster, &node)?;
         }
-        Verb::Tether { parent, command } => return tether(parent, &command),
+        Verb::Tether {
+            parent,
+            cgroup,
+            command,
+        } => return tether(parent, cgroup.as_deref(), &command),
         Verb::Server(_) | Verb::Agent(_) => unreachable!("handled above"),
     }
     Ok(ExitCode::SUCCESS)
@@ -125,15 +129,27 @@ pub fn binary() -> PathBuf {
 
 /// The beginning of a command that ends when this process ends, even by SIGKILL.
 pub fn tethered() -> Command {
+    tethered_in(None)
+}
+
+/// The same, in a cgroup.
+pub fn tethered_in(cgroup: Option<&str>) -> Command {
     let mut command = Command::new(binary());
-    command.args(["tether", "--parent", &std::process::id().to_string(), "--"]);
+    command.args(["tether", "--parent", &std::process::id().to_string()]);
+    command
+        .args(cgroup.into_iter().flat_map(|group| ["--cgroup", group]))
+        .arg("--");
     command
 }
 
-fn tether(parent: i32, command: &[std::ffi::OsString]) -> Result<ExitCode> {
+fn tether(parent: i32, cgroup: Option<&str>, command: &[std::ffi::OsString]) -> Result<ExitCode> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot follow the parent process")?;
     let now = rustix::process::getppid().map(|p| p.as_raw_nonzero().get());
     anyhow::ensure!(now == Some(parent), "the parent process has gone");
+    if let Some(group) = cgroup {
+        let hierarchies = cgroup::Hierarchies::detect().context("cgroup2 is not mounted")?;
+        hierarchies.enter(group).context("cannot enter the cgroups")?;
+    }
     let (program, args) = command.split_first().context("no command")?;
     let error = Command::new(program).args(args).exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))

@@ -72,10 +72,17 @@ pub fn prepare(node: &Node) -> Result<()> {
 /// What runs on the node, in order: the runtime, the import of the images (which also waits for the runtime), the agent.
 pub fn steps(cluster: &Cluster, node: &Node) -> Vec<Step> {
     let logs = |process: &str| cluster.dirs().log(&format!("{}-{process}", node.name));
-    let (config, log) = (node.containerd_config(), logs("containerd"));
+    // In namespaces of its own, everything is in the node's group from the start and ends with process 1.
+    let group = cluster.host.then(|| format!("{}/system", node.cgroup()));
+    let begin = move || {
+        group
+            .as_deref()
+            .map_or_else(crate::tethered, |g| crate::tethered_in(Some(g)))
+    };
+    let (config, log, start) = (node.containerd_config(), logs("containerd"), begin.clone());
     let runtime = Step::keep("containerd", move || {
-        let mut command = Command::new("containerd");
-        command.arg("--config").arg(&config);
+        let mut command = start();
+        command.arg("containerd").arg("--config").arg(&config);
         logged(command, &log)
     });
     let (socket, images, log) = (node.cri_socket(), cluster.dirs().images(), logs("images"));
@@ -88,8 +95,12 @@ pub fn steps(cluster: &Cluster, node: &Node) -> Vec<Step> {
     });
     let (config, log) = (node.run.join("agent.yaml"), logs("agent"));
     let agent = Step::keep("agent", move || {
-        let mut command = Command::new(crate::binary());
-        command.arg("agent").arg("--config").arg(&config);
+        let mut command = begin();
+        command
+            .arg(crate::binary())
+            .arg("agent")
+            .arg("--config")
+            .arg(&config);
         logged(command, &log)
     });
     vec![runtime, import, agent]

@@ -79,6 +79,7 @@ fn agent_config(config: AgentConfig, only_services: bool) -> agent::AgentConfig 
         run_dir: config.run_dir,
         pin_dir: config.pin_dir,
         cgroup_parent: config.cgroup_parent,
+        socket_cgroup: config.socket_cgroup,
         node_ips: config.node_ips,
         // One socket for both families.
         kubelet_listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), KUBELET_PORT),

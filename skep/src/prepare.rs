@@ -113,6 +113,11 @@ fn agent(cluster: &Cluster, node: &Node) -> AgentConfig {
         run_dir: node.run.clone(),
         pin_dir: node.pins(),
         cgroup_parent: node.cgroup(),
+        socket_cgroup: if cluster.host {
+            String::new()
+        } else {
+            node.cgroup()
+        },
         node_ips: node.ips.clone(),
         kubelet_cert: node.state.join("pki/kubelet.crt"),
         kubelet_key: node.state.join("pki/kubelet.key"),

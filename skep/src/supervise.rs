@@ -36,6 +36,9 @@ pub fn run(cluster: &Cluster) -> Result<()> {
         kernel::own_network()?;
         router().context("cannot set up the router")?;
     }
+    if cluster.host && kernel::bpffs()? {
+        std::fs::write(cluster.dirs().own_bpffs(), "").context("cannot note that the bpffs is ours")?;
+    }
     if cluster.store == StoreKind::Etcd {
         steps.push(etcd(cluster));
     }
