@@ -100,6 +100,23 @@ fn log_stop(report: &StopReport) {
     tracing::info!(drained = report.drained.len(), cut_off = ?report.cut_off, "stopped");
 }
 
+/// The URL in the kubeconfigs. A socket that was handed in and is on loopback is the machine's own way in: the advertised
+/// address may exist only in a network of the cluster's, and on the machine lead to a stranger.
+fn url_for_people(config: &ServerConfig) -> Option<String> {
+    let handed_in = config.listen.iter().find_map(|listen| match listen {
+        Listen::Socket(socket) => socket
+            .local_addr()
+            .ok()
+            .filter(|address| address.ip().is_loopback()),
+        Listen::Address(_) => None,
+    });
+    let advertised = config.advertise.first().map(|ip| (*ip, config.advertise_port));
+    let (ip, port) = handed_in
+        .map(|address| (address.ip(), address.port()))
+        .or(advertised)?;
+    Some(kubeconfigs::url(ip, port))
+}
+
 impl ControlPlane {
     /// Opens the store, starts the API server and its listeners, then caches, controllers and scheduler. Returns as
     /// soon as the API answers; [`ControlPlane::ready`] tells when everything else acts.
@@ -116,8 +133,7 @@ impl ControlPlane {
         let store = open_store(&config).await?;
         let server = ApiServer::new(api_config(&config, &pki)?, store).await?;
         let mut tasks = TaskSet::new();
-        let primary = config.advertise.first().copied();
-        let url = primary.map(|address| kubeconfigs::url(address, config.advertise_port));
+        let url = url_for_people(&config);
         serve(&mut tasks, &server, config.listen).await?;
         if let Some(url) = url {
             kubeconfigs::write(&config.data_dir, &pki, &url)?;
@@ -287,4 +303,29 @@ async fn side(
         Ok::<(), std::convert::Infallible>(())
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn kubeconfigs_lead_through_the_socket_that_the_machine_handed_in() {
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let inside = IpAddr::from([10, 89, 0, 1]);
+        let config = ServerConfig {
+            listen: vec![Listen::Address((inside, 6443).into()), Listen::Socket(socket)],
+            advertise: vec![inside],
+            ..ServerConfig::new("unused")
+        };
+        assert_eq!(url_for_people(&config), Some(format!("https://127.0.0.1:{port}")));
+        let alone = ServerConfig {
+            listen: vec![Listen::Address((inside, 6443).into())],
+            ..config
+        };
+        assert_eq!(url_for_people(&alone).as_deref(), Some("https://10.89.0.1:6443"));
+    }
 }

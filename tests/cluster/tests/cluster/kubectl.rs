@@ -19,6 +19,18 @@ pub fn both_nodes_are_ready(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// An address of the cluster's own network must not be tried from the machine's: its default route leads out.
+pub fn kubeconfigs_lead_to_loopback(cluster: &Cluster) -> Result<()> {
+    let folder = std::path::Path::new("/var/lib/skep").join(&cluster.name);
+    let files = [folder.join("kubeconfig"), folder.join("server/admin.kubeconfig")];
+    for file in files {
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let server = text.lines().find(|l| l.contains("server:")).context("a server")?;
+        ensure!(server.contains("https://127.0.0.1:"), "{}: {server}", file.display());
+    }
+    Ok(())
+}
+
 pub fn up_again_changes_nothing(cluster: &Cluster) -> Result<()> {
     let uid = |c: &Cluster| {
         c.kubectl(&[

@@ -17,6 +17,10 @@ type Case = fn(&Cluster) -> anyhow::Result<()>;
 const CASES: &[(&str, Case)] = &[
     ("both_nodes_are_ready", kubectl::both_nodes_are_ready),
     (
+        "kubeconfigs_for_this_machine_lead_to_its_loopback",
+        kubectl::kubeconfigs_lead_to_loopback,
+    ),
+    (
         "up_again_says_so_and_changes_nothing",
         kubectl::up_again_changes_nothing,
     ),
