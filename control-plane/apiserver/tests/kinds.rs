@@ -353,3 +353,55 @@ async fn events_of_both_groups_are_the_same_objects() {
         (&json!("hello"), &json!("EventList"))
     );
 }
+
+#[tokio::test]
+async fn limit_ranges_give_defaults_and_bounds() {
+    let cluster = Cluster::new().await;
+    cluster.account("default").await;
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container",
+        "default": {"cpu": "200m"}, "defaultRequest": {"cpu": "100m"}, "min": {"cpu": "50m"}, "max": {"cpu": "500m"}}]}});
+    cluster
+        .post("/api/v1/namespaces/default/limitranges", range)
+        .await
+        .expect(201);
+    let made = cluster.post(PODS, pod("a")).await.expect(201);
+    let resources = &made["spec"]["containers"][0]["resources"];
+    assert_eq!(
+        resources,
+        &json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}})
+    );
+    assert_eq!(made["status"]["qosClass"], "Burstable");
+    let note = &made["metadata"]["annotations"]["kubernetes.io/limit-ranger"];
+    assert_eq!(
+        note,
+        "LimitRanger plugin set: cpu request for container c; cpu limit for container c"
+    );
+    let mut greedy = pod("b");
+    greedy["spec"]["containers"][0]["resources"] =
+        json!({"limits": {"cpu": "2"}, "requests": {"cpu": "100m"}});
+    let failed = cluster.post(PODS, greedy).await.expect(403);
+    assert_eq!(
+        failed["message"],
+        "pods \"b\" is forbidden: maximum cpu usage per Container is 500m, but limit is 2"
+    );
+}
+
+#[tokio::test]
+async fn claims_get_the_default_class_and_stay_while_protected() {
+    let cluster = Cluster::new().await;
+    let class = json!({"metadata": {"name": "fast",
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "example.com/x"});
+    cluster
+        .post("/apis/storage.k8s.io/v1/storageclasses", class)
+        .await
+        .expect(201);
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    let made = cluster.post(claims, claim).await.expect(201);
+    assert_eq!(made["spec"]["storageClassName"], "fast");
+    assert_eq!(
+        made["metadata"]["finalizers"],
+        json!(["kubernetes.io/pvc-protection"])
+    );
+}

@@ -1,9 +1,11 @@
 //! Admission: what the cluster's state says about a write that is well formed. All of it reads one snapshot.
 
+mod limits;
 mod namespace;
 mod pod;
 mod priority;
 mod service_account;
+mod storage;
 
 use control_plane_store::Snapshot;
 use serde_json::{Value, json};
@@ -17,12 +19,19 @@ pub(crate) fn create(call: &Call, snapshot: &Snapshot, object: &mut Value) -> Re
     namespace::exists_and_lives(call, snapshot, object)?;
     match storage(&call.stored) {
         "pods" => {
+            limits::pod(call, snapshot, object)?;
             service_account::admit(call, snapshot, object)?;
             pod::node_restriction(call, object)?;
             priority::admit(call, snapshot, object)?;
             pod::default_tolerations(object);
         }
         "nodes" => not_ready_until_told(object),
+        "persistentvolumeclaims" => {
+            limits::claim(call, snapshot, object)?;
+            storage::default_class(snapshot, object)?;
+            storage::protect(object, "kubernetes.io/pvc-protection");
+        }
+        "persistentvolumes" => storage::protect(object, "kubernetes.io/pv-protection"),
         _ => {}
     }
     Ok(())
