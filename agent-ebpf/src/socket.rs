@@ -112,9 +112,9 @@ fn keep(ctx: &SockAddrContext, record: &mut SocketRecord) {
     }
 }
 
-/// The one way to say no: the caller gets ECONNREFUSED.
+/// The one way to say no: the caller gets ECONNREFUSED (over UDP on kernels before 5.18: EPERM), at once.
 #[inline(always)]
-fn refuse<F: Family>(ctx: &SockAddrContext, reason: Reason) -> i32 {
+fn refuse<F: Family>(ctx: &SockAddrContext, proto: Proto, reason: Reason) -> i32 {
     count(reason);
     // SAFETY: a read-only global that the loader sets; volatile so that the compiler does not take its default for granted.
     if unsafe { addr_of!(HAS_SET_RETVAL).read_volatile() } == 1 {
@@ -122,7 +122,11 @@ fn refuse<F: Family>(ctx: &SockAddrContext, reason: Reason) -> i32 {
         unsafe { bpf_set_retval(-ECONNREFUSED) };
         return DENY;
     }
-    // Before Linux 5.18 a hook can only answer EPERM. Port 0 on loopback has no listener ever: the kernel itself refuses.
+    // Before Linux 5.18 a hook can only answer EPERM. That must do for UDP.
+    if proto == Proto::UDP {
+        return DENY;
+    }
+    // Port 0 on loopback has no listener ever: the kernel itself refuses TCP there.
     F::set_peer(ctx.sock_addr, F::NOBODY);
     set_port(ctx.sock_addr, Be16::new(0));
     ALLOW
@@ -138,7 +142,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             forget(ctx);
             ALLOW
         }
-        Verdict::Refuse(reason) => refuse::<F>(ctx, reason),
+        Verdict::Refuse(reason) => refuse::<F>(ctx, proto, reason),
         Verdict::To { mut record, .. } => {
             if proto == Proto::UDP {
                 remember(ctx, &record);
@@ -166,7 +170,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     let (addr, to) = (F::peer(ctx.sock_addr), port(ctx.sock_addr));
     match socket::send(&Kernel, addr, to, Proto::UDP, record(ctx)) {
         Verdict::Pass => ALLOW,
-        Verdict::Refuse(reason) => refuse::<F>(ctx, reason),
+        Verdict::Refuse(reason) => refuse::<F>(ctx, Proto::UDP, reason),
         Verdict::To { mut record, renewed } => {
             if renewed {
                 remember(ctx, &record);

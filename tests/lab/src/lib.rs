@@ -24,12 +24,17 @@ pub fn isolated_without_hooks(test: &str, body: impl FnOnce(&mut Lab) -> Result<
     run_isolated(test, false, body);
 }
 
-fn run_isolated(test: &str, hooks: bool, body: impl FnOnce(&mut Lab) -> Result<()>) {
+/// As [`isolated`], for a program that measures: what `body` printed goes to our own output.
+pub fn isolated_and_shown(test: &str, body: impl FnOnce(&mut Lab) -> Result<()>) {
+    print!("{}", run_isolated(test, true, body));
+}
+
+fn run_isolated(test: &str, hooks: bool, body: impl FnOnce(&mut Lab) -> Result<()>) -> String {
     if std::env::var(INSIDE).as_deref() == Ok(test) {
         let mut lab =
             Lab::enter(test, hooks).unwrap_or_else(|e| panic!("cannot make a place for the test: {e:?}"));
         body(&mut lab).unwrap_or_else(|e| panic!("{e:#}"));
-        return;
+        return String::new();
     }
     let cgroup = cgroup_path(test);
     // Its output is kept for a failure: mixed into ours, its results would be counted twice.
@@ -50,6 +55,7 @@ fn run_isolated(test: &str, hooks: bool, body: impl FnOnce(&mut Lab) -> Result<(
         String::from_utf8_lossy(&inner.stdout),
         String::from_utf8_lossy(&inner.stderr)
     );
+    String::from_utf8_lossy(&inner.stdout).into_owned()
 }
 
 /// A cgroup2 folder of a unique name.
