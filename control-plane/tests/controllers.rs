@@ -2,7 +2,7 @@
 
 mod support;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -297,5 +297,41 @@ async fn a_job_completes_and_its_pods_go_with_it() {
         .await
         .unwrap();
     until(cluster.api::<Pod>("default"), "no pods", |pods| pods.is_empty()).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_puts_a_pod_on_each_node_although_no_node_is_ready_yet() {
+    let cluster = Cluster::start().await;
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    for name in ["n1", "n2"] {
+        let node = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        let status = json!({"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "110"}});
+        let patch = kube::api::Patch::Merge(json!({"status": status}));
+        nodes
+            .patch_status(name, &Default::default(), &patch)
+            .await
+            .unwrap();
+    }
+    // A node that has just registered is tainted NoSchedule; this daemon is one of those that help it to get ready.
+    let tolerations = json!([{"operator": "Exists"}]);
+    let template = json!({
+        "metadata": {"labels": {"app": "d"}},
+        "spec": {"tolerations": tolerations, "containers": [{"name": "c", "image": "i"}]},
+    });
+    let spec = json!({"selector": {"matchLabels": {"app": "d"}}, "template": template});
+    cluster
+        .create::<DaemonSet>("default", json!({"metadata": {"name": "d"}, "spec": spec}))
+        .await;
+    let placed = |pods: &[Pod]| {
+        let mut on: Vec<_> = pods
+            .iter()
+            .filter_map(|pod| pod.spec.as_ref()?.node_name.clone())
+            .collect();
+        on.sort();
+        on == ["n1", "n2"]
+    };
+    until(cluster.api::<Pod>("default"), "a pod on each node", placed).await;
     cluster.stop().await;
 }

@@ -1,6 +1,6 @@
 //! The caches that controllers and scheduler share: one watch per kind.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
@@ -38,6 +38,10 @@ pub struct Caches {
     pub replica_sets: Cache<ReplicaSet>,
     /// All deployments.
     pub deployments: Cache<Deployment>,
+    /// All daemon sets.
+    pub daemon_sets: Cache<DaemonSet>,
+    /// All revisions of daemon sets and stateful sets.
+    pub revisions: Cache<ControllerRevision>,
     /// All jobs.
     pub jobs: Cache<Job>,
     /// All service accounts.
@@ -60,6 +64,8 @@ impl Caches {
         all.add(&self.slices);
         all.add(&self.replica_sets);
         all.add(&self.deployments);
+        all.add(&self.daemon_sets);
+        all.add(&self.revisions);
         all.add(&self.jobs);
         all.add(&self.service_accounts);
         all
@@ -80,6 +86,8 @@ impl Caches {
         start.all(&self.slices);
         start.all(&self.replica_sets);
         start.all(&self.deployments);
+        start.all(&self.daemon_sets);
+        start.all(&self.revisions);
         start.all(&self.jobs);
         start.all(&self.service_accounts);
         let fields = Some(format!("metadata.name={ROOT_CA}"));

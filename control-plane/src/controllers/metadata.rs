@@ -67,6 +67,8 @@ impl Metadata {
             ResourceType::of::<k8s_openapi::api::discovery::v1::EndpointSlice>(),
             ResourceType::of::<k8s_openapi::api::apps::v1::ReplicaSet>(),
             ResourceType::of::<k8s_openapi::api::apps::v1::Deployment>(),
+            ResourceType::of::<k8s_openapi::api::apps::v1::DaemonSet>(),
+            ResourceType::of::<k8s_openapi::api::apps::v1::ControllerRevision>(),
             ResourceType::of::<k8s_openapi::api::batch::v1::Job>(),
         ]);
         let metadata = Self(Arc::new(inner));
@@ -78,6 +80,8 @@ impl Metadata {
         metadata.from_cache(&caches.slices);
         metadata.from_cache(&caches.replica_sets);
         metadata.from_cache(&caches.deployments);
+        metadata.from_cache(&caches.daemon_sets);
+        metadata.from_cache(&caches.revisions);
         metadata.from_cache(&caches.jobs);
         metadata
     }

@@ -1,6 +1,7 @@
 //! The controllers' edge: which caches each planner reads, and which changes bring which key back to it.
 
 mod caches;
+mod daemonset;
 mod deployment;
 mod discovery;
 mod endpointslice;
@@ -59,6 +60,7 @@ pub fn start(
     };
     all.run(replicaset::Sets::new(caches), replicaset::connect);
     all.run(deployment::Deployments::new(caches), deployment::connect);
+    all.run(daemonset::Daemons::new(caches), daemonset::connect);
     all.run(job::Jobs::new(caches), job::connect);
     all.run(endpointslice::Slices::new(caches), endpointslice::connect);
     all.run(
