@@ -25,8 +25,8 @@ pub fn require_root(what: &str) -> Result<()> {
 ///
 /// # Errors
 /// With `--host`: when the machine has no address or name that a node can have.
-pub fn describe(args: &UpArgs, api_port: u16) -> Result<Cluster> {
-    let (host_ips, host_name) = if args.host { host()? } else { (vec![], None) };
+pub async fn describe(args: &UpArgs, api_port: u16) -> Result<Cluster> {
+    let (host_ips, host_name) = if args.host { host().await? } else { (vec![], None) };
     Ok(Cluster {
         name: args.which.name.clone(),
         nodes: args.nodes.unwrap_or(1),
@@ -40,27 +40,26 @@ pub fn describe(args: &UpArgs, api_port: u16) -> Result<Cluster> {
 }
 
 /// The machine's addresses (those of the device with the default route first) and its name.
-fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
+async fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
     let name = name.trim().to_lowercase();
-    let mut ips: Vec<IpAddr> = agent_network::link::block_on(|netlink| async move {
-        let mut ips = Vec::new();
-        for device in netlink
-            .devices()
-            .await?
-            .into_iter()
-            .filter(|d| d.up && d.name != "lo" && !d.name.starts_with("skep-"))
-        {
-            ips.extend(
-                netlink
-                    .addresses(device.index)
-                    .await?
-                    .into_iter()
-                    .map(|(ip, _)| ip),
-            );
-        }
-        Ok::<_, agent_network::link::LinkError>(ips)
-    })?;
+    let netlink = agent_network::link::Netlink::connect()?;
+    let mut ips = Vec::new();
+    let named = |name: &str| name == "lo" || name.starts_with("skep-");
+    for device in netlink
+        .devices()
+        .await?
+        .into_iter()
+        .filter(|d| d.up && !named(&d.name))
+    {
+        ips.extend(
+            netlink
+                .addresses(device.index)
+                .await?
+                .into_iter()
+                .map(|(ip, _)| ip),
+        );
+    }
     let (first_v4, first_v6) = (
         ips.iter().find(|ip| ip.is_ipv4()).copied(),
         ips.iter().find(|ip| ip.is_ipv6()).copied(),

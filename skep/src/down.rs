@@ -6,12 +6,12 @@ use crate::output::Progress;
 use crate::process::Process;
 use crate::supervise::{SUPERVISOR, recorded};
 use crate::{doctor, kernel, registry};
-use agent_network::link::{self, LinkError};
+use agent_network::link::{LinkError, Netlink};
 use agent_network::routes;
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the supervisor gets to stop everything in order.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -99,10 +99,7 @@ async fn end(name: &str, process: Process) -> Result<()> {
 pub async fn remove(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         if let Some(hierarchies) = Hierarchies::detect() {
-            // Where the node has no namespaces, its pods outlived its processes.
-            end_all(&hierarchies, &node.cgroup()).await?;
-            let left = hierarchies.remove(&node.cgroup());
-            anyhow::ensure!(left.is_empty(), "cannot remove the cgroups {left:?}");
+            empty(&hierarchies, &node.cgroup()).await?;
             hierarchies.remove_if_empty("skep");
         }
         remove_dir(&node.pins())?;
@@ -112,7 +109,9 @@ pub async fn remove(cluster: &Cluster) -> Result<()> {
     let dirs = cluster.dirs();
     if cluster.host {
         kernel::unmount_below(&[&dirs.run, &dirs.state])?;
-        host_network().context("cannot remove the pods' routes and devices")?;
+        host_network()
+            .await
+            .context("cannot remove the pods' routes and devices")?;
         if dirs.own_bpffs().exists() {
             kernel::unmount_below(&[Path::new(kernel::BPFFS)])?;
         }
@@ -121,30 +120,39 @@ pub async fn remove(cluster: &Cluster) -> Result<()> {
 }
 
 /// Removes routes and devices of pods from the machine's own network, where the machine was the node.
-fn host_network() -> Result<(), LinkError> {
-    link::block_on(|netlink| async move {
-        for protocol in [routes::NODE_ROUTES, routes::POD_ROUTES] {
-            for route in netlink.routes(protocol).await? {
-                netlink.delete_route(&route, protocol).await?;
-            }
+async fn host_network() -> Result<(), LinkError> {
+    let netlink = Netlink::connect()?;
+    for protocol in [routes::NODE_ROUTES, routes::POD_ROUTES] {
+        for route in netlink.routes(protocol).await? {
+            netlink.delete_route(&route, protocol).await?;
         }
-        for device in netlink
-            .devices()
-            .await?
-            .iter()
-            .filter(|d| d.name.starts_with("skep-"))
-        {
-            netlink.delete(&device.name).await?;
-        }
-        Ok(())
-    })
-}
-
-async fn end_all(hierarchies: &Hierarchies, group: &str) -> Result<()> {
-    for process in hierarchies.processes(group).into_iter().filter_map(Process::of) {
-        end("a container's process", process).await?;
+    }
+    for device in netlink
+        .devices()
+        .await?
+        .iter()
+        .filter(|d| d.name.starts_with("skep-"))
+    {
+        netlink.delete(&device.name).await?;
     }
     Ok(())
+}
+
+/// Ends what is left in a node's cgroups and removes them. Where the node has no namespaces, its pods outlived it.
+async fn empty(hierarchies: &Hierarchies, group: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        for process in hierarchies.processes(group).into_iter().filter_map(Process::of) {
+            end("a container's process", process).await?;
+        }
+        let left = hierarchies.remove(group);
+        if left.is_empty() {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "cannot remove the cgroups {left:?}");
+        // A process leaves its group a moment after it has ended, and version 1 tells nobody.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn remove_folders(dirs: &Dirs) -> Result<()> {

@@ -44,7 +44,7 @@ pub async fn run(args: &UpArgs, progress: Progress) -> Result<()> {
             api_port: api.local_addr()?.port(),
             ..cluster
         },
-        None => doctor::describe(&args, api.local_addr()?.port())?,
+        None => doctor::describe(&args, api.local_addr()?.port()).await?,
     };
     let outcome = tokio::select! {
         outcome = start(&wanted, api, &args, progress) => outcome,
