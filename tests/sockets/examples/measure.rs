@@ -64,7 +64,14 @@ fn program(lab: &mut Lab, from: u32, to: u32) -> Result<Duration> {
         lab.planner.service(service);
         lab.planner.slice(slice);
     }
-    lab.program()?;
+    let changes = lab.planner.plan();
+    let planned = start.elapsed();
+    lab.datapath.apply(&changes)?;
+    println!(
+        "  of that planning {planned:?}, writing {} entries {:?}",
+        changes.entries(),
+        start.elapsed() - planned
+    );
     Ok(start.elapsed())
 }
 
