@@ -1,4 +1,6 @@
 //! Rules of single services that surprise.
+#![allow(clippy::unwrap_used)]
+
 use agent_services::{
     EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView,
 };

@@ -1,4 +1,6 @@
 //! Whatever happens in whatever order: the maps become what is wanted, and at no moment does a frontend lead nowhere.
+#![allow(clippy::unwrap_used)]
+
 use agent_services::{
     Changes, EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView,
 };
