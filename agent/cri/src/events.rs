@@ -15,6 +15,14 @@ use tonic::metadata::MetadataValue;
 /// Pause before a subscription that broke is made again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// After an event of containerd's own service the hint is repeated after these pauses: its CRI part learns of an exit by
+/// the same event, and shows it some milliseconds later than we ask.
+const LATER: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+
 /// Sends a hint for each event until the receiver is gone. A full queue drops hints: one pending is enough.
 pub async fn watch(runtime: Runtime, hints: mpsc::Sender<()>) {
     let mut cri = true;
@@ -25,9 +33,12 @@ pub async fn watch(runtime: Runtime, hints: mpsc::Sender<()>) {
             containerd_events(&runtime, &hints).await
         };
         match ended {
-            Some(Code::Unimplemented) if cri => cri = false,
+            Some(Code::Unimplemented) if cri => {
+                cri = false;
+                continue;
+            }
             Some(Code::Unimplemented) => return hints.closed().await,
-            _ => {}
+            ended => tracing::debug!(?ended, "the runtime's events ended, will be asked for again"),
         }
         // The runtime went away or came back: look, then subscribe again.
         hint(&hints);
@@ -77,7 +88,7 @@ async fn containerd_events(runtime: &Runtime, hints: &mpsc::Sender<()>) -> Optio
         return Some(Code::Unavailable);
     }
     let filters =
-        ["/tasks/start", "/tasks/exit", "/tasks/oom"].map(|t| format!("namespace==k8s.io,topic=={t:?}"));
+        ["/tasks/start", "/tasks/exit", "/tasks/oom"].map(|t| format!("namespace==\"k8s.io\",topic=={t:?}"));
     let mut request = tonic::Request::new(SubscribeRequest {
         filters: filters.to_vec(),
     });
@@ -90,12 +101,26 @@ async fn containerd_events(runtime: &Runtime, hints: &mpsc::Sender<()>) -> Optio
         Ok(answer) => answer.into_inner(),
         Err(status) => return Some(status.code()),
     };
+    let mut pending = &LATER[..];
     loop {
         hint(hints);
-        match stream.message().await {
-            Ok(Some(event)) => tracing::trace!(topic = event.topic, "runtime event"),
-            Ok(None) => return None,
-            Err(status) => return Some(status.code()),
+        let pause = pending.first().copied();
+        let wait = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            message = stream.message() => match message {
+                Ok(Some(event)) => {
+                    tracing::trace!(topic = event.topic, "runtime event");
+                    pending = &LATER[..];
+                }
+                Ok(None) => return None,
+                Err(status) => return Some(status.code()),
+            },
+            () = wait => pending = &pending[1..],
         }
     }
 }
