@@ -4,7 +4,7 @@ use crate::layout::{Cluster, ClusterName};
 use crate::output::{self, Progress, Row, WithHint};
 use crate::supervise::recorded;
 use crate::{doctor, registry, tools};
-use agent_datapath::Dump;
+use agent_datapath::{Dump, FlowRow, ServiceRow};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -205,6 +205,18 @@ impl Row for MapLine {
     }
 }
 
+impl MapLine {
+    fn new(node: &str, map: &str, entry: String, used: u64) -> Self {
+        Self {
+            node: node.to_owned(),
+            map: map.to_lowercase(),
+            entry,
+            used,
+            capacity: None,
+        }
+    }
+}
+
 /// The name under which `skep maps` shows the counters.
 const COUNTERS: &str = "counters";
 
@@ -213,53 +225,77 @@ const COUNTERS: &str = "counters";
 /// # Errors
 /// When a node's maps cannot be read, or there is no such map.
 pub fn maps(only: Option<&str>, args: &MapsArgs) -> Result<()> {
+    let dumps = dumps(args)?;
     let mut lines = Vec::new();
-    for (node, dump) in dumps(args)? {
-        let line = |map: &str, entry: String, used: u64, capacity| MapLine {
-            node: node.clone(),
-            map: map.to_owned(),
-            entry,
-            used,
-            capacity,
-        };
+    for (node, dump) in &dumps {
         match only {
-            None => lines.extend(
-                dump.maps
-                    .iter()
-                    .map(|m| line(m.name, String::new(), m.entries as u64, Some(m.capacity))),
-            ),
-            Some(COUNTERS) => {
-                lines.extend(
-                    dump.counters
-                        .iter()
-                        .map(|c| line(COUNTERS, c.reason.words().to_owned(), c.count, None)),
-                );
-            }
-            Some("flows") => lines.extend(dump.flows.iter().map(|f| {
-                let way = if f.reply { "reply" } else { "request" };
-                let entry = format!(
-                    "{:?} {} → {} becomes {} ({}, {way})",
-                    f.proto, f.from, f.to, f.becomes, f.owner
-                );
-                line("flows", entry, f.packets, None)
+            None => lines.extend(dump.maps.iter().map(|m| MapLine {
+                capacity: Some(m.capacity),
+                ..MapLine::new(node, m.name, String::new(), m.entries as u64)
             })),
-            Some(name) if dump.maps.iter().any(|m| m.name == name) => {
-                lines.extend(dump.services.iter().map(|s| {
-                    let entry = format!(
-                        "{:?} {} → set {:?} generation {} ({})",
-                        s.proto, s.frontend, s.set, s.generation, s.owner
-                    );
-                    line(name, entry, s.backends.len() as u64, None)
-                }))
-            }
-            Some(name) => {
-                let known: Vec<&str> = dump.maps.iter().map(|m| m.name).chain([COUNTERS]).collect();
-                return Err(anyhow::anyhow!("there is no map {name}"))
-                    .hint(format!("there are {}", known.join(", ")));
-            }
+            Some(name) => lines.extend(entries(node, dump, &name.to_lowercase())?),
         }
     }
     output::print(args.output, &lines)
+}
+
+/// The maps whose entries can be shown.
+const SHOWN: [&str; 4] = ["frontends", "backends", "flows", COUNTERS];
+
+/// The entries of one map, in words.
+fn entries(node: &str, dump: &Dump, map: &str) -> Result<Vec<MapLine>> {
+    let line = |entry: String, used: u64| MapLine::new(node, map, entry, used);
+    Ok(match map {
+        COUNTERS => dump
+            .counters
+            .iter()
+            .map(|c| line(c.reason.words().to_owned(), c.count))
+            .collect(),
+        "frontends" => {
+            let text = |s: &ServiceRow| {
+                format!(
+                    "{:?} {} → generation {} of {}",
+                    s.proto, s.frontend, s.generation, s.owner
+                )
+            };
+            dump.services
+                .iter()
+                .map(|s| line(text(s), s.backends.len() as u64))
+                .collect()
+        }
+        "backends" => {
+            let of = |s: &ServiceRow, n: usize| {
+                format!(
+                    "{} slot {n} generation {}: {}",
+                    s.owner, s.generation, s.backends[n]
+                )
+            };
+            let all = dump
+                .services
+                .iter()
+                .flat_map(|s| (0..s.backends.len()).map(move |n| of(s, n)));
+            all.map(|entry| line(entry, 1)).collect()
+        }
+        "flows" => {
+            let way = |f: &FlowRow| if f.reply { "reply" } else { "request" };
+            let text = |f: &FlowRow| {
+                format!(
+                    "{:?} {} → {} becomes {} ({}, {})",
+                    f.proto,
+                    f.from,
+                    f.to,
+                    f.becomes,
+                    f.owner,
+                    way(f)
+                )
+            };
+            dump.flows.iter().map(|f| line(text(f), f.packets)).collect()
+        }
+        other => {
+            let error = anyhow::anyhow!("there is no map {other} whose entries can be shown");
+            return Err(error).hint(format!("there are {}", SHOWN.join(", ")));
+        }
+    })
 }
 
 fn dumps(args: &MapsArgs) -> Result<Vec<(String, Dump)>> {
