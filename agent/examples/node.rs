@@ -13,7 +13,10 @@ async fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: node DIR NAME IP KUBECONFIG")
     };
     let (dir, ip) = (PathBuf::from(dir), ip.parse::<IpAddr>()?);
-    machinery_lifecycle::logs::init("info,agent=debug,agent_cri=debug", machinery_lifecycle::logs::Format::Text);
+    machinery_lifecycle::logs::init(
+        "info,agent=debug,agent_cri=debug",
+        machinery_lifecycle::logs::Format::Text,
+    );
     let config = AgentConfig {
         node_name: name.clone(),
         cluster: "try".to_owned(),

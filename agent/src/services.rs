@@ -102,7 +102,7 @@ struct Sources {
 
 /// One event of one of them.
 enum Seen {
-    Service(Event<Service>),
+    Service(Box<Event<Service>>),
     Slice(Event<EndpointSlice>),
     Range(Event<ServiceCIDR>),
     /// A watch that is being repeated.
@@ -120,7 +120,7 @@ impl Sources {
 
     async fn next(&mut self) -> Result<Seen, ServicesError> {
         tokio::select! {
-            e = self.services.next() => seen(e, Seen::Service),
+            e = self.services.next() => seen(e, |event| Seen::Service(Box::new(event))),
             e = self.slices.next() => seen(e, Seen::Slice),
             e = self.ranges.next() => seen(e, Seen::Range),
         }
@@ -196,7 +196,7 @@ struct Task {
 impl Task {
     fn take(&mut self, seen: Seen) {
         match seen {
-            Seen::Service(e) => self.service(e),
+            Seen::Service(e) => self.service(*e),
             Seen::Slice(e) => self.slice(e),
             Seen::Range(e) => self.range(e),
             Seen::Trouble => {}

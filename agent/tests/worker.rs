@@ -130,7 +130,7 @@ fn ready(pod: &Value) -> bool {
         .any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-fn waiting<'a>(pod: &'a Value) -> &'a Value {
+fn waiting(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"]
 }
 

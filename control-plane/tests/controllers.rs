@@ -1,5 +1,6 @@
 //! API server, store, scheduler and controllers in one process, seen through the public API.
 
+#![allow(clippy::unwrap_used)]
 mod support;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet};

@@ -217,7 +217,10 @@ impl Heartbeat {
             owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         };
-        let lease = Lease { metadata, spec: Some(self.lease_spec()) };
+        let lease = Lease {
+            metadata,
+            spec: Some(self.lease_spec()),
+        };
         match api.create(&PostParams::default(), &lease).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let mut known = api.get(&self.config.name).await?;

@@ -65,11 +65,15 @@ fn scale(set: &ReplicaSet, active: &[Arc<Pod>], wanted: usize) -> Plan {
     if active.len() < wanted {
         plan.together((active.len()..wanted).take(BURST).map(|_| creation(set)));
     } else {
-        plan.together(
-            surplus(active, active.len() - wanted)
-                .iter()
-                .map(|pod| Action::delete(pod.as_ref())),
-        );
+        let surplus = surplus(active, active.len() - wanted);
+        plan.together(surplus.iter().map(|pod| Action::delete(pod.as_ref())));
+        plan.together(surplus.iter().map(|pod| {
+            let message = format!(
+                "Deleted pod: {}",
+                pod.metadata.name.as_deref().unwrap_or_default()
+            );
+            Action::event(set, EventKind::Normal, "SuccessfulDelete", message)
+        }));
     }
     plan
 }

@@ -72,21 +72,21 @@ impl Metadata {
             ResourceType::of::<k8s_openapi::api::batch::v1::Job>(),
         ]);
         let metadata = Self(Arc::new(inner));
-        metadata.from_cache(&caches.pods);
-        metadata.from_cache(&caches.nodes);
-        metadata.from_cache(&caches.namespaces);
-        metadata.from_cache(&caches.services);
-        metadata.from_cache(&caches.service_accounts);
-        metadata.from_cache(&caches.slices);
-        metadata.from_cache(&caches.replica_sets);
-        metadata.from_cache(&caches.deployments);
-        metadata.from_cache(&caches.daemon_sets);
-        metadata.from_cache(&caches.revisions);
-        metadata.from_cache(&caches.jobs);
+        metadata.feed_from(&caches.pods);
+        metadata.feed_from(&caches.nodes);
+        metadata.feed_from(&caches.namespaces);
+        metadata.feed_from(&caches.services);
+        metadata.feed_from(&caches.service_accounts);
+        metadata.feed_from(&caches.slices);
+        metadata.feed_from(&caches.replica_sets);
+        metadata.feed_from(&caches.deployments);
+        metadata.feed_from(&caches.daemon_sets);
+        metadata.feed_from(&caches.revisions);
+        metadata.feed_from(&caches.jobs);
         metadata
     }
 
-    fn from_cache<K: Cached + Kubernetes>(&self, cache: &Cache<K>) {
+    fn feed_from<K: Cached + Kubernetes>(&self, cache: &Cache<K>) {
         let metadata = self.clone();
         cache.on_change(move |change| match &change.new {
             Some(new) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::Client;
 use machinery_client::WriteBacks;
-use machinery_plan::{Action, Operation, Plan, Stage};
+use machinery_plan::{Action, EventKind, Key, ObjectRef, Operation, Plan, ResourceType, Stage};
 use tokio::sync::Semaphore;
 
 use crate::events::{EventQueue, Note, Recorder};
@@ -137,10 +137,35 @@ impl Executor {
         let answer = self.shared.client.request_text(request).await;
         drop(permit);
         match answer {
-            Ok(text) => self.confirm(action, &text),
+            Ok(text) => {
+                self.announce(action, &text);
+                self.confirm(action, &text);
+            }
             Err(error) => return self.failed(action, error),
         }
         Ok(())
+    }
+
+    /// The name of a pod that a controller made is known only now; its owner's events tell it, as upstream's do.
+    fn announce(&self, action: &Action, answer: &str) {
+        let Operation::Create { body } = &action.operation else {
+            return;
+        };
+        let Some((object, uid)) = controller_of(body).filter(|_| action.object.resource.kind == "Pod") else {
+            return;
+        };
+        let created: Option<serde_json::Value> = serde_json::from_str(answer).ok();
+        let Some(name) = created.as_ref().and_then(|pod| pod["metadata"]["name"].as_str()) else {
+            return;
+        };
+        self.shared.events.send(Note {
+            object,
+            uid,
+            kind: EventKind::Normal,
+            reason: "SuccessfulCreate",
+            message: format!("Created pod: {name}"),
+            component: self.component,
+        });
     }
 
     fn note(&self, action: &Action) {
@@ -197,6 +222,26 @@ impl Executor {
             message,
         })
     }
+}
+
+/// The owner that controls an object, and its uid.
+fn controller_of(body: &serde_json::Value) -> Option<(ObjectRef, String)> {
+    let owners = body["metadata"]["ownerReferences"].as_array()?;
+    let owner = owners.iter().find(|owner| owner["controller"] == true)?;
+    let text = |field: &str| owner[field].as_str().map(str::to_owned);
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+    let resource = ResourceType {
+        group: group.to_owned().into(),
+        version: version.to_owned().into(),
+        // Every controller's kind in the API forms its plural so.
+        plural: format!("{}s", kind.to_lowercase()).into(),
+        kind: kind.into(),
+        namespaced: true,
+    };
+    let namespace = body["metadata"]["namespace"].as_str().unwrap_or_default();
+    let key = Key::new(namespace, text("name")?);
+    Some((ObjectRef { resource, key }, text("uid")?))
 }
 
 fn is_status(answer: &str) -> bool {

@@ -87,14 +87,20 @@ pub(super) fn openapi(segments: &[&str], incoming: &Incoming) -> Result<Response
     }
 }
 
-/// JSON only: clients that want protobuf get 406 and do without, or ask for version 3.
+/// The name under which Go clients ask for version 2 in protobuf. `@` is not allowed in a media type, so the answer's has a dot.
+const OPENAPI_V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 fn openapi_v2(headers: &HeaderMap) -> Result<Response<Body>> {
     let accept = headers
         .get(ACCEPT)
         .and_then(|v| v.to_str().ok())
         .unwrap_or_default();
+    if accept.contains(OPENAPI_V2_ASKED) || accept.contains(OPENAPI_V2_PROTOBUF) {
+        return Ok(Document::new(api::openapi::v2_protobuf().into()).respond(OPENAPI_V2_PROTOBUF, headers));
+    }
     if negotiate::negotiate(accept, false).is_none() {
-        return fail(Status::not_acceptable(&[negotiate::JSON]));
+        return fail(Status::not_acceptable(&[negotiate::JSON, OPENAPI_V2_PROTOBUF]));
     }
     Ok(Document::new(api::openapi::v2().into()).respond(negotiate::JSON, headers))
 }

@@ -26,7 +26,11 @@ pub fn kubeconfigs_lead_to_loopback(cluster: &Cluster) -> Result<()> {
     for file in files {
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let server = text.lines().find(|l| l.contains("server:")).context("a server")?;
-        ensure!(server.contains("https://127.0.0.1:"), "{}: {server}", file.display());
+        ensure!(
+            server.contains("https://127.0.0.1:"),
+            "{}: {server}",
+            file.display()
+        );
     }
     Ok(())
 }

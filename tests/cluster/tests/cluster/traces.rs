@@ -53,6 +53,11 @@ fn processes() -> Vec<String> {
     let mut found = Vec::new();
     for entry in entries(Path::new("/proc")) {
         let name = std::fs::read_to_string(Path::new(&entry).join("comm")).unwrap_or_default();
+        let status = std::fs::read_to_string(Path::new(&entry).join("status")).unwrap_or_default();
+        if status.contains("State:\tZ") {
+            // Ended: only the machine's own process 1 has not looked yet.
+            continue;
+        }
         let ours = ["skep", "containerd", "etcd", "pause", "echo"]
             .iter()
             .any(|p| name.trim().starts_with(p));
