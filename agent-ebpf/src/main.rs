@@ -14,7 +14,8 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// Both licences hold for the sources; helpers marked GPL-only ask for this text in the object.
+/// The sources are under Apache-2.0 or GPL-2.0-only, at the user's choice; the object is offered to the kernel under the latter,
+/// which is what helpers marked GPL-only ask for.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -34,6 +34,9 @@ pub struct Args {
     /// Specs to leave out, as a regular expression
     #[arg(long)]
     pub skip: Option<String>,
+    /// End the run after this many minutes; specs that were cut off count as not run
+    #[arg(long, default_value_t = 180)]
+    pub minutes: u32,
     /// Take the results of a focused run into the list and the document, leaving all other specs as they stand there
     #[arg(long)]
     pub merge: bool,
@@ -58,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         None => vec!["\\[Conformance\\]".to_string()],
     };
     let specs = on_cluster(args.kubeconfig.as_deref(), |kubeconfig| {
-        run_specs(kubeconfig, &focus, args.skip.as_deref(), args.procs)
+        run_specs(kubeconfig, &focus, args.skip.as_deref(), args.procs, args.minutes)
     })?;
     summary(&specs);
     if args.focus.is_none() || args.merge {
@@ -80,7 +83,7 @@ pub fn known_to_pass() -> Result<Outcome> {
     peers::ensure(&[Peer::E2e, Peer::Ginkgo, Peer::Kubectl, Peer::Agnhost])?;
     step::this_xtask(&["build"])?;
     let focus: Vec<String> = fast.iter().map(|name| format!("{}$", escaped(name))).collect();
-    let specs = on_cluster(None, |kubeconfig| run_specs(kubeconfig, &focus, None, 4))?;
+    let specs = on_cluster(None, |kubeconfig| run_specs(kubeconfig, &focus, None, 4, 20))?;
     summary(&specs);
     let passed = specs.iter().filter(|s| s.state == "passed").count();
     let ran: Vec<&str> = specs.iter().map(|s| s.name.as_str()).collect();
@@ -141,7 +144,13 @@ fn cluster_kubeconfig(skep: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(String::from_utf8(out.stdout)?.trim()))
 }
 
-fn run_specs(kubeconfig: &Path, focus: &[String], skip: Option<&str>, procs: u32) -> Result<Vec<Spec>> {
+fn run_specs(
+    kubeconfig: &Path,
+    focus: &[String],
+    skip: Option<&str>,
+    procs: u32,
+    minutes: u32,
+) -> Result<Vec<Spec>> {
     let dir = std::path::absolute("target/conformance")?;
     std::fs::create_dir_all(&dir)?;
     let report = dir.join("report.json");
@@ -150,7 +159,7 @@ fn run_specs(kubeconfig: &Path, focus: &[String], skip: Option<&str>, procs: u32
     let mut ginkgo = Command::new(std::path::absolute(Peer::Ginkgo.path())?);
     ginkgo.arg("run").arg(format!("--procs={procs}")).args([
         "--no-color",
-        "--timeout=3h",
+        &format!("--timeout={minutes}m"),
         "--poll-progress-after=0s",
     ]);
     ginkgo
@@ -211,7 +220,10 @@ fn read_report(text: &[u8]) -> Result<Vec<Spec>> {
         .into_iter()
         .flat_map(|s| s.spec_reports.unwrap_or_default());
     Ok(reports
-        .filter(|r| r.leaf_node_type == "It" && r.state != "skipped" && r.state != "pending")
+        .filter(|r| {
+            r.leaf_node_type == "It"
+                && matches!(r.state.as_str(), "passed" | "failed" | "panicked")
+        })
         .map(|r| {
             let mut words = r.container_hierarchy_texts.unwrap_or_default();
             words.push(r.leaf_node_text);

@@ -89,6 +89,7 @@ pub fn run(args: Args) -> Result<()> {
         check: false,
     })?;
     step::this_xtask(&["build-ebpf"])?;
+    step::this_xtask(&["build", "--images"])?;
     let levels = if args.levels.is_empty() {
         ALL.to_vec()
     } else {

@@ -47,7 +47,7 @@ pub fn boot(
         accelerator()
     );
     let start = Instant::now();
-    let console = run_qemu(&dir, &booted.vmlinux, size.memory_mib)?;
+    let console = run_qemu(&dir, &booted.vmlinux, size.memory_mib, kernel.cpu.as_deref())?;
     let results = std::fs::read_to_string(dir.join("results")).unwrap_or_default();
     let report = verdict(kernel, &run_id, &results, &console)?;
     eprintln!(
@@ -100,7 +100,7 @@ fn accelerator() -> &'static str {
 }
 
 /// Runs the machine to its end; returns what it wrote to its console.
-fn run_qemu(dir: &Path, vmlinux: &Path, memory_mib: u32) -> Result<String> {
+fn run_qemu(dir: &Path, vmlinux: &Path, memory_mib: u32, cpu: Option<&str>) -> Result<String> {
     let qemu = step::find("qemu-system-x86_64").context("QEMU is missing\nhint: run `cargo xtask setup`")?;
     let console = std::fs::File::create(dir.join("console"))?;
     let mut command = Command::new("timeout");
@@ -110,7 +110,7 @@ fn run_qemu(dir: &Path, vmlinux: &Path, memory_mib: u32) -> Result<String> {
     match accelerator() {
         "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
         // Without -cx16 QEMU 7.2 crashes guests now and then: its emulation of cmpxchg16b spoils the flags.
-        _ => command.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]),
+        _ => command.args(["-accel", "tcg,thread=multi", "-cpu", cpu.unwrap_or("max,-cx16")]),
     };
     command.args([
         "-M",

@@ -43,6 +43,8 @@ pub struct Kernel {
     pub label: String,
     pub archive: String,
     pub suite: String,
+    /// The emulated processor, where the usual one will not do.
+    pub cpu: Option<String>,
     pub packages: Vec<Package>,
 }
 
