@@ -52,6 +52,7 @@ fn server(cluster: &Cluster) -> ServerConfig {
         cluster
             .host_ips
             .iter()
+            .filter(|ip| !ip.is_loopback())
             .map(|ip| SocketAddr::new(*ip, port))
             .collect()
     } else {

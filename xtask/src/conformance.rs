@@ -220,10 +220,7 @@ fn read_report(text: &[u8]) -> Result<Vec<Spec>> {
         .into_iter()
         .flat_map(|s| s.spec_reports.unwrap_or_default());
     Ok(reports
-        .filter(|r| {
-            r.leaf_node_type == "It"
-                && matches!(r.state.as_str(), "passed" | "failed" | "panicked")
-        })
+        .filter(|r| r.leaf_node_type == "It" && matches!(r.state.as_str(), "passed" | "failed" | "panicked"))
         .map(|r| {
             let mut words = r.container_hierarchy_texts.unwrap_or_default();
             words.push(r.leaf_node_text);

@@ -15,7 +15,8 @@ mod step;
 mod test;
 
 use clap::{Parser, Subcommand};
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, runs and tests Skep")]
@@ -56,7 +57,34 @@ enum Verb {
     Dist(dist::Args),
 }
 
+/// Cargo describes the package it runs in variables that build scripts of some libraries watch: what is built from here would
+/// differ from what is built by hand, and every change between the two would build most of the tree again.
+fn without_package_variables() -> std::io::Result<()> {
+    let described = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_PRIMARY_"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    let names: Vec<String> = std::env::vars()
+        .map(|(name, _)| name)
+        .filter(|name| described(name))
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut again = Command::new(std::env::current_exe()?);
+    again.args(std::env::args_os().skip(1));
+    for name in names {
+        again.env_remove(name);
+    }
+    Err(again.exec())
+}
+
 fn main() -> ExitCode {
+    if let Err(error) = without_package_variables() {
+        eprintln!("error: this program cannot start itself again: {error}");
+        return ExitCode::FAILURE;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

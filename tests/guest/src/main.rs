@@ -35,6 +35,9 @@ fn run() -> Result<()> {
         .args(["link", "set", "lo", "up"])
         .status()
         .context("ip")?;
+    if Path::new("/etc/whole-node").exists() {
+        network()?;
+    }
     let run = fs::read_to_string("/etc/run")?;
     let mut lines = run.lines();
     let mut results = Results::open(lines.next().unwrap_or_default())?;
@@ -89,6 +92,26 @@ fn mounts() -> Result<()> {
     for (source, target, kind) in table {
         fs::create_dir_all(target).ok();
         mount(source, target, kind, MountFlags::empty(), None).with_context(|| format!("mount {target}"))?;
+    }
+    Ok(())
+}
+
+/// A machine has an address and a default route; these are documentation's (RFC 5737, RFC 3849), on a device without an other end.
+fn network() -> Result<()> {
+    let commands = [
+        "link add skep-up type dummy",
+        "addr add 192.0.2.10/24 dev skep-up",
+        "addr add 2001:db8::10/64 dev skep-up nodad",
+        "link set skep-up up",
+        "route add default via 192.0.2.1",
+        "route add default via 2001:db8::1",
+    ];
+    for command in commands {
+        let status = Command::new("/bin/ip")
+            .args(command.split(' '))
+            .status()
+            .context("ip")?;
+        anyhow::ensure!(status.success(), "ip {command}");
     }
     Ok(())
 }

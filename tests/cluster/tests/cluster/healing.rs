@@ -3,74 +3,81 @@
 use crate::support::Cluster;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use std::time::{Duration, Instant};
 
-/// Requests over one connection that outlives the kill, and over new ones beside it.
+/// Six seconds of requests: longer than any part takes to come back.
 const CALLS: &str = "150";
 const PAUSE_MS: &str = "40";
 
 pub fn server(cluster: &Cluster) -> Result<()> {
-    // Exec streams end with the server: this load runs as a pod of its own, and its log is read afterwards.
-    let url = cluster.urls("http")?.remove(0);
-    cluster.apply(&format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: load}}, spec: {{restartPolicy: Never, containers: [{{name: c, \
-         image: 'skep.local/echo:1', args: [client, '{url}', -n, '{CALLS}', --interval, '{PAUSE_MS}', --keep-alive]}}]}}}}"
-    ))?;
-    cluster.kubectl(&[
-        "wait",
-        "--for=jsonpath={.status.phase}=Running",
-        "pod/load",
-        "--timeout=60s",
-    ])?;
-    kill(cluster, "server")?;
-    // Its successor answers, and knows what its predecessor knew.
-    cluster
-        .kubectl(&[
-            "--request-timeout=60s",
-            "wait",
-            "--for=jsonpath={.status.phase}=Succeeded",
-            "pod/load",
-            "--timeout=60s",
-        ])
-        .or_else(|_| {
-            cluster.kubectl(&[
-                "wait",
-                "--for=jsonpath={.status.phase}=Succeeded",
-                "pod/load",
-                "--timeout=60s",
-            ])
-        })?;
-    let said = cluster.kubectl(&["logs", "load"])?;
-    ensure!(said.contains(&format!("{CALLS} answered, 0 failed")), "{said}");
-    cluster.kubectl(&["delete", "pod", "load"])?;
-    still_works(cluster)
+    under_load(cluster, "server")
 }
 
 pub fn agent(cluster: &Cluster) -> Result<()> {
-    with_load(cluster, || kill(cluster, "agent"))?;
-    still_works(cluster)
+    under_load(cluster, "agent")
 }
 
 pub fn containerd(cluster: &Cluster) -> Result<()> {
-    let url = cluster.urls("http")?.remove(0);
-    let load = cluster.ask_meanwhile(
-        "client-1",
-        &[&url, "-n", CALLS, "--interval", PAUSE_MS, "--keep-alive"],
-    )?;
-    kill(cluster, "containerd")?;
-    load.all_answered()?;
+    under_load(cluster, "containerd")
+}
+
+/// Kills a part while one pod asks over a connection of long standing and another over new ones. The loads are pods of their own:
+/// what `kubectl exec` starts hangs on the very processes that are killed.
+fn under_load(cluster: &Cluster, part: &str) -> Result<()> {
+    let loads = [("established", ", --keep-alive"), ("fresh", "")];
+    for (name, how) in loads {
+        start_load(cluster, name, how)?;
+    }
+    kill(cluster, part)?;
+    answers_again(cluster)?;
+    for (name, _) in loads {
+        finish_load(cluster, name).with_context(|| format!("{name} connections over kill -9 of {part}"))?;
+    }
     still_works(cluster)
 }
 
-fn with_load(cluster: &Cluster, what: impl FnOnce() -> Result<()>) -> Result<()> {
+fn start_load(cluster: &Cluster, name: &str, how: &str) -> Result<()> {
     let url = cluster.urls("http")?.remove(0);
-    let established = cluster.ask_meanwhile(
-        "client-1",
-        &[&url, "-n", CALLS, "--interval", PAUSE_MS, "--keep-alive"],
-    )?;
-    let fresh = cluster.ask_meanwhile("client-1", &[&url, "-n", CALLS, "--interval", PAUSE_MS])?;
-    what()?;
-    established.all_answered().context("the established connection")?;
-    fresh.all_answered().context("new connections").map(drop)
+    cluster.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{restartPolicy: Never, containers: [{{name: c, \
+         image: 'skep.local/echo:1', args: [client, '{url}', -n, '{CALLS}', --interval, '{PAUSE_MS}'{how}]}}]}}}}"
+    ))?;
+    let pod = format!("pod/{name}");
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Running",
+            &pod,
+            "--timeout=60s",
+        ])
+        .map(drop)
+}
+
+fn finish_load(cluster: &Cluster, name: &str) -> Result<()> {
+    let pod = format!("pod/{name}");
+    cluster.kubectl(&[
+        "wait",
+        "--for=jsonpath={.status.phase}=Succeeded",
+        &pod,
+        "--timeout=60s",
+    ])?;
+    let said = cluster.kubectl(&["logs", name])?;
+    ensure!(said.contains(&format!("{CALLS} answered, 0 failed")), "{said}");
+    cluster.kubectl(&["delete", &pod]).map(drop)
+}
+
+/// Until the API answers, which it does not tell anybody: it is asked, for a limited time.
+fn answers_again(cluster: &Cluster) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match cluster.kubectl(&["get", "--raw", "/readyz"]) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context("the API does not come back"));
+            }
+            Err(_) => {}
+        }
+    }
 }
 
 /// The whole chain from the API to a running container, on both nodes.
