@@ -67,7 +67,7 @@ pub fn run(_args: Args) -> Result<()> {
         "documentation",
         Command::new("cargo")
             .args(["doc", "--workspace", "--no-deps", "--quiet"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
     )?;
     step::this_xtask(&["codegen", "--check"])?;
     eprintln!("check: all good");
