@@ -172,8 +172,12 @@ pub(crate) fn detach(device: &str, devices: &Path) -> Result<(), DatapathError> 
         (Side::Egress, programs::TO_POD),
     ] {
         let pin = side.pin(devices, device);
-        match fs::remove_file(&pin) {
-            Ok(()) => {}
+        match sys::open_pinned(&pin) {
+            Ok(link) => {
+                // A link that ended with its device has nothing to detach from; whatever else goes wrong, the pin goes.
+                let _ = sys::link_detach(link.as_fd());
+                fs::remove_file(&pin).map_err(DatapathError::path(&pin))?;
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // No link: a filter, or nothing.
                 let _ = tc::qdisc_detach_program(device, side.attach_type(), program);

@@ -21,6 +21,7 @@ const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
 const MAP_DELETE_BATCH: u32 = 27;
 const LINK_UPDATE: u32 = 29;
+const LINK_DETACH: u32 = 34;
 
 /// A type whose bytes can be a key or a value.
 pub(crate) trait Plain: IntoBytes + FromBytes + Immutable + Copy {}
@@ -56,6 +57,11 @@ struct LinkUpdateAttr {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct LinkDetachAttr {
+    link_fd: u32,
 }
 
 #[repr(C)]
@@ -172,6 +178,13 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: no addresses.
     unsafe { bpf(LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Ends a link now. (Closing or unpinning the last handle ends it too, but some time later.)
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkDetachAttr { link_fd: raw(link) };
+    // SAFETY: no addresses.
+    unsafe { bpf(LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// Writes one entry.
