@@ -18,6 +18,7 @@ const DOMAIN: &[&str] = &[
     "machinery-plan",
     "agent-pods",
     "agent-services",
+    "agent-explain",
     "control-plane-scheduler",
     "control-plane-controllers",
 ];
