@@ -8,10 +8,12 @@
 //! - [`PodNetwork`] keeps that decision across restarts and prepares the node;
 //! - [`cni`] is the plugin that the container runtime calls: it builds and removes the veth pair;
 //! - [`routes`] keeps the routes to the other nodes;
+//! - [`interfaces`] tells which devices and addresses the node has, and each change of them;
 //! - [`link`] and [`netns`] are the netlink calls and the namespace switch that all of them use.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod cni;
+pub mod interfaces;
 pub mod ipam;
 pub mod link;
 pub mod netns;
