@@ -3,7 +3,9 @@
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use machinery_client::{ApiScope, Cache, Cached, Scope, WatchOptions, WriteBacks};
@@ -36,6 +38,8 @@ pub struct Caches {
     pub slices: Cache<EndpointSlice>,
     /// All replica sets.
     pub replica_sets: Cache<ReplicaSet>,
+    /// All replication controllers.
+    pub replication_controllers: Cache<ReplicationController>,
     /// All deployments.
     pub deployments: Cache<Deployment>,
     /// All daemon sets.
@@ -63,6 +67,7 @@ impl Caches {
         all.add(&self.services);
         all.add(&self.slices);
         all.add(&self.replica_sets);
+        all.add(&self.replication_controllers);
         all.add(&self.deployments);
         all.add(&self.daemon_sets);
         all.add(&self.revisions);
@@ -85,6 +90,7 @@ impl Caches {
         start.all(&self.services);
         start.all(&self.slices);
         start.all(&self.replica_sets);
+        start.all(&self.replication_controllers);
         start.all(&self.deployments);
         start.all(&self.daemon_sets);
         start.all(&self.revisions);

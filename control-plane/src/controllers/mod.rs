@@ -20,6 +20,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use control_plane_controllers::ipam::Pool;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use machinery_lifecycle::{Readiness, TaskSet};
 use machinery_reconcile::{Controller, Executor, Queue, Runner};
@@ -58,7 +60,11 @@ pub fn start(
         caches,
         ready: vec![readiness.clone()],
     };
-    all.run(replicaset::Sets::new(caches), replicaset::connect);
+    all.run(replicaset::Sets::<ReplicaSet>::new(caches), replicaset::connect);
+    all.run(
+        replicaset::Sets::<ReplicationController>::new(caches),
+        replicaset::connect,
+    );
     all.run(deployment::Deployments::new(caches), deployment::connect);
     all.run(daemonset::Daemons::new(caches), daemonset::connect);
     all.run(job::Jobs::new(caches), job::connect);
