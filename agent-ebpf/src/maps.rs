@@ -1,11 +1,12 @@
 //! The maps and what the logic asks of them. Sizes here are for a small node; the loader sets the real ones.
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::macros::btf_map;
 use datapath_abi::{
-    Address, Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, Owner, Reason, ReplyKey,
-    ReplyValue, Settings, SocketRecord,
+    Address, Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts,
+    FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey, Owner, Reason, ReplyKey, ReplyValue,
+    Settings, SocketRecord,
 };
 use datapath_logic::Tables;
 
@@ -17,6 +18,16 @@ pub static FRONTENDS: HashMap<FrontendKey, FrontendValue, 1024, NO_PREALLOC> = H
 pub static BACKENDS: HashMap<BackendKey, Backend, 1024, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static OWNERS: HashMap<u32, Owner, 1024, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static SOURCE_RANGES: LpmTrie<[u8; 20], u8, 1024> = LpmTrie::new();
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 1024> = LruHashMap::new();
+#[btf_map]
+pub static MEMBERS: HashMap<MemberKey, Member, 1024, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static MAGLEV: HashMap<MaglevKey, Maglev, 1024, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 1024> = LruHashMap::new();
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketRecord> = SkStorage::new();
 #[btf_map]

@@ -1,16 +1,17 @@
 //! The data path of one node, as the agent holds it.
-use crate::attach::{self, Side};
+use crate::attach::{self, Role};
 use crate::dump::{Dump, Pins};
 use crate::error::DatapathError;
 use crate::object;
 use crate::size::Sizes;
 use crate::sockets;
 use crate::table::{Single, Table};
+use crate::xdp::{self, XdpChoice, XdpMode};
 use agent_services::{Changes, EndedBackend, Existing};
 use aya::Ebpf;
 use datapath_abi::{
     Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Owner, Proto, Range, ReplyKey,
-    ReplyValue, SERVICE_RANGES, SetId, Settings, maps, programs,
+    ReplyValue, SERVICE_RANGES, SetId, Settings, maps,
 };
 use std::collections::HashSet;
 use std::fs;
@@ -84,8 +85,10 @@ impl Datapath {
 
     fn attach(&self) -> Result<(), DatapathError> {
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let adopted = attach::adopt_devices(&mut ebpf, &self.pins.devices())?;
-        tracing::debug!(adopted, "devices of an earlier agent");
+        let adopted = attach::adopt_devices(&mut ebpf, Role::Pod, &self.pins.devices())?
+            + attach::adopt_devices(&mut ebpf, Role::Uplink, &self.pins.uplinks())?
+            + xdp::adopt(&mut ebpf, &self.pins.uplinks())?;
+        tracing::debug!(adopted, "links to devices, of an earlier agent");
         match &self.cgroup {
             Some(cgroup) => attach::socket_hooks(&mut ebpf, cgroup, &self.pins.links()),
             None => Ok(()),
@@ -134,12 +137,8 @@ impl Datapath {
         }
         let flows = self.flows.entries()?;
         let stale = flows.iter().filter(|(key, flow)| {
-            let endpoint = if key.direction == FlowKey::FORWARD {
-                (flow.set, flow.addr, flow.port)
-            } else {
-                (flow.set, key.src, key.sport)
-            };
-            key.proto == Proto::UDP && gone.contains(&endpoint)
+            let (addr, port) = flow.endpoint(key);
+            key.proto == Proto::UDP && gone.contains(&(flow.set, addr, port))
         });
         let keys: Vec<_> = stale.map(|(key, _)| *key).collect();
         self.flows.delete(&keys)?;
@@ -192,14 +191,30 @@ impl Datapath {
     /// Serves the packets of a pod: `device` is the host's side of its veth, in the calling thread's network namespace.
     pub fn attach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let devices = self.pins.devices();
-        attach::device(&mut ebpf, programs::TO_POD, device, Side::Egress, &devices)?;
-        attach::device(&mut ebpf, programs::FROM_POD, device, Side::Ingress, &devices)
+        attach::device(&mut ebpf, Role::Pod, device, &self.pins.devices())
     }
 
     /// Stops serving a pod's device. Not needed when the device itself goes, but tidy.
     pub fn detach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
-        attach::detach(device, &self.pins.devices())
+        attach::detach(Role::Pod, device, &self.pins.devices())
+    }
+
+    /// Serves what comes from other machines to services of this node: `device` is one through which they are reached, in the
+    /// calling thread's network namespace. Attached already is fine. Returns whether XDP does a part of it, or why not.
+    pub fn attach_uplink(&self, device: &str, xdp: XdpChoice) -> Result<XdpMode, DatapathError> {
+        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        let pins = self.pins.uplinks();
+        attach::device(&mut ebpf, Role::Uplink, device, &pins)?;
+        let mode = xdp::attach(&mut ebpf, device, xdp, &pins)?;
+        tracing::info!(device, %mode, "uplink is served");
+        Ok(mode)
+    }
+
+    /// Stops serving an uplink; one that is gone already is no error.
+    pub fn detach_uplink(&self, device: &str) -> Result<(), DatapathError> {
+        let pins = self.pins.uplinks();
+        xdp::detach(device, &pins)?;
+        attach::detach(Role::Uplink, device, &pins)
     }
 
     /// Sends a made-up frame through the loaded program, with the live maps, without sending it anywhere: returns the

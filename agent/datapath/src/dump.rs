@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The folder in which everything of one node is pinned:
-/// `v<layout>/<map>`, `links/<hook>`, `devices/<device>:<side>`.
+/// `v<layout>/<map>`, `links/<hook>`, `devices/<device>:<side>` for pods' devices, `uplinks/<device>:<side or xdp>`.
 #[derive(Clone, Debug)]
 pub struct Pins {
     pub(crate) folder: PathBuf,
@@ -26,7 +26,13 @@ impl Pins {
         let pins = Self {
             folder: folder.to_owned(),
         };
-        for dir in [folder.to_owned(), pins.maps(), pins.links(), pins.devices()] {
+        for dir in [
+            folder.to_owned(),
+            pins.maps(),
+            pins.links(),
+            pins.devices(),
+            pins.uplinks(),
+        ] {
             fs::create_dir_all(&dir).map_err(DatapathError::path(&dir))?;
             if !is_bpffs(&dir) {
                 return Err(DatapathError::NotBpffs(folder.to_owned()));
@@ -48,6 +54,11 @@ impl Pins {
     /// Where the links of devices are.
     pub(crate) fn devices(&self) -> PathBuf {
         self.folder.join("devices")
+    }
+
+    /// Where the links of uplinks are.
+    pub(crate) fn uplinks(&self) -> PathBuf {
+        self.folder.join("uplinks")
     }
 
     fn other_layouts(&self) -> Vec<PathBuf> {
@@ -233,7 +244,7 @@ fn services(
             generation: v.generation.0,
             backends: backends.collect(),
             local: v.local,
-            local_only: v.flags.has(FrontendFlags::LOCAL_ONLY),
+            local_only: v.flags.has(FrontendFlags::LOCAL_ALWAYS),
         };
         rows.insert((row.owner.clone(), row.frontend, key.proto), row);
     }
@@ -264,7 +275,7 @@ fn flow_row(key: &FlowKey, flow: &Flow, owners: &HashMap<u32, Owner>) -> FlowRow
     FlowRow {
         owner: owner(owners, flow.set),
         proto: key.proto,
-        reply: key.direction == FlowKey::REPLY,
+        reply: key.changes == FlowKey::SOURCE,
         from: SocketAddr::new(key.src.to_ip(), key.sport.get()),
         to: SocketAddr::new(key.dst.to_ip(), key.dport.get()),
         becomes: SocketAddr::new(flow.addr.to_ip(), flow.port.get()),

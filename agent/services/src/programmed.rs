@@ -110,7 +110,7 @@ impl Programmed {
             flags: flags(local_only, usable.elsewhere),
             count: self.backends.len() as u16,
             local: usable.local as u16,
-            affinity: 0,
+            ..FrontendValue::default()
         };
         let mut next = BTreeMap::new();
         for key in frontends {
@@ -187,8 +187,8 @@ fn newer(a: Generation, b: Generation) -> Generation {
 fn flags(local_only: bool, elsewhere: bool) -> FrontendFlags {
     match (local_only, elsewhere) {
         (false, _) => FrontendFlags::NONE,
-        (true, false) => FrontendFlags::LOCAL_ONLY,
-        (true, true) => FrontendFlags::LOCAL_ONLY.with(FrontendFlags::ELSEWHERE),
+        (true, false) => FrontendFlags::LOCAL_ALWAYS,
+        (true, true) => FrontendFlags::LOCAL_ALWAYS.with(FrontendFlags::ELSEWHERE),
     }
 }
 

@@ -66,6 +66,12 @@ impl Address {
         ]
     }
 
+    /// Stands for all sockets of a network namespace where no source address is known yet; `ffff::/16` is nobody's source.
+    #[inline(always)]
+    pub const fn of_netns(cookie: u64) -> Self {
+        Self([u32::MAX, 0, (cookie >> 32) as u32, cookie as u32])
+    }
+
     /// As the standard library has it; IPv4-mapped becomes IPv4.
     pub fn to_ip(self) -> IpAddr {
         if self.is_v4() {

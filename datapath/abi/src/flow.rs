@@ -53,7 +53,7 @@ pub struct ReplyValue {
     pub set: SetId,
 }
 
-/// One direction of a flow that is translated per packet, as the packets look before translation.
+/// One direction of a flow that is translated per packet, as the packets look before that translation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct FlowKey {
@@ -62,16 +62,49 @@ pub struct FlowKey {
     pub sport: Be16,
     pub dport: Be16,
     pub proto: Proto,
-    /// [`FlowKey::FORWARD`] or [`FlowKey::REPLY`].
-    pub direction: u8,
+    /// Which end of the packet the entry changes: [`FlowKey::DESTINATION`] or [`FlowKey::SOURCE`]. What an entry is there for
+    /// is its [`FlowRole`]: a hook needs one look-up, not one for each role.
+    pub changes: u8,
     pub zero: u16,
 }
 
 impl FlowKey {
-    /// From the client, to the service's address.
-    pub const FORWARD: u8 = 0;
-    /// From the endpoint, to the client.
-    pub const REPLY: u8 = 1;
+    /// Looked up where packets come in.
+    pub const DESTINATION: u8 = 0;
+    /// Looked up where packets go out.
+    pub const SOURCE: u8 = 1;
+}
+
+/// What an entry is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct FlowRole(pub u8);
+
+impl FlowRole {
+    /// Client → front: the destination becomes the endpoint; `nat` is the source that the client is given, if any.
+    pub const FORWARD: Self = Self(0);
+    /// Endpoint → client: the source becomes the front.
+    pub const REPLY: Self = Self(1);
+    /// Client → endpoint: the source becomes this node's.
+    pub const MASQUERADE: Self = Self(2);
+    /// Endpoint → this node: the destination becomes the client; `nat` is the front.
+    pub const UNMASQUERADE: Self = Self(3);
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FORWARD => "forward",
+            Self::REPLY => "reply",
+            Self::MASQUERADE => "masquerade",
+            _ => "unmasquerade",
+        }
+    }
+
+    /// Whether packets of this entry come from the endpoint.
+    #[inline(always)]
+    pub const fn is_answer(self) -> bool {
+        self.0 & 1 != 0
+    }
 }
 
 /// How far a flow has come; decides its lifetime.
@@ -97,19 +130,55 @@ impl FlowState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Flow {
-    /// Forward: the endpoint, to which the destination becomes. Reply: the service, to which the source becomes.
+    /// What the changed end of the packet becomes.
     pub addr: Address,
+    /// What the other end becomes too, where both are changed in one place; the unspecified IPv6 address for nothing.
+    pub nat: Address,
     pub port: Be16,
-    pub state: FlowState,
-    pub zero: u8,
+    pub nat_port: Be16,
     pub set: SetId,
+    pub state: FlowState,
+    pub role: FlowRole,
+    pub zero: [u8; 6],
     pub seen: u64,
     pub packets: u64,
     pub bytes: u64,
+}
+
+impl Flow {
+    /// The endpoint of the flow that this entry of that key belongs to.
+    pub const fn endpoint(&self, key: &FlowKey) -> (Address, Be16) {
+        match self.role {
+            FlowRole::FORWARD => (self.addr, self.port),
+            FlowRole::MASQUERADE => (key.dst, key.dport),
+            _ => (key.src, key.sport),
+        }
+    }
+}
+
+/// A datagram in fragments; only the first of them has ports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FragmentKey {
+    pub src: Address,
+    pub dst: Address,
+    /// The identification field, as it is on the wire.
+    pub id: u32,
+    pub proto: Proto,
+    pub zero: [u8; 3],
+}
+
+/// The ports of the first fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FragmentPorts {
+    pub sport: Be16,
+    pub dport: Be16,
 }
 
 const _: () = assert!(size_of::<SocketRecord>() == 44 && align_of::<SocketRecord>() == 4);
 const _: () = assert!(size_of::<ReplyKey>() == 32 && align_of::<ReplyKey>() == 8);
 const _: () = assert!(size_of::<ReplyValue>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<Flow>() == 48 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 72 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentPorts>() == 4);

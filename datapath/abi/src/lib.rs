@@ -14,16 +14,19 @@ mod service;
 mod settings;
 
 pub use address::{Address, Be16, Proto};
-pub use flow::{Flow, FlowKey, FlowState, ReplyKey, ReplyValue, SocketRecord};
+pub use flow::{
+    Flow, FlowKey, FlowRole, FlowState, FragmentKey, FragmentPorts, ReplyKey, ReplyValue, SocketRecord,
+};
 pub use reason::Reason;
 pub use service::{
-    Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation, OWNER_TEXT, Owner, SetId,
+    Affinity, AffinityKey, Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation,
+    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetId, SourceRangeKey,
 };
-pub use settings::{Range, SERVICE_RANGES, Settings};
+pub use settings::{NODE_ADDRS, POD_RANGES, Range, SERVICE_RANGES, Settings, SettingsFlags};
 
 /// Version of the layout of all maps. A change of any record or of a map's meaning raises it: an agent never adopts
 /// pinned maps of another version, it fills new ones beside them.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Names of the maps, as the object declares them and as they are pinned.
 pub mod maps {
@@ -43,9 +46,31 @@ pub mod maps {
     pub const COUNTERS: &str = "COUNTERS";
     /// One [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "SETTINGS";
+    /// [`SourceRangeKey`](crate::SourceRangeKey) → 1, longest prefix match; only sets with frontends that ask for it.
+    pub const SOURCE_RANGES: &str = "SOURCE_RANGES";
+    /// [`AffinityKey`](crate::AffinityKey) → [`Affinity`](crate::Affinity), LRU.
+    pub const AFFINITY: &str = "AFFINITY";
+    /// [`MemberKey`](crate::MemberKey) → [`Member`](crate::Member); only sets with affinity.
+    pub const MEMBERS: &str = "MEMBERS";
+    /// [`MaglevKey`](crate::MaglevKey) → [`Maglev`](crate::Maglev); only sets with external fronts.
+    pub const MAGLEV: &str = "MAGLEV";
+    /// [`FragmentKey`](crate::FragmentKey) → [`FragmentPorts`](crate::FragmentPorts), LRU.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// All of them, in the order in which a reader wants to see them.
-    pub const ALL: [&str; 8] = [
-        FRONTENDS, BACKENDS, OWNERS, SOCKETS, REPLIES, FLOWS, COUNTERS, SETTINGS,
+    pub const ALL: [&str; 13] = [
+        FRONTENDS,
+        BACKENDS,
+        OWNERS,
+        SOURCE_RANGES,
+        AFFINITY,
+        MEMBERS,
+        MAGLEV,
+        SOCKETS,
+        REPLIES,
+        FLOWS,
+        FRAGMENTS,
+        COUNTERS,
+        SETTINGS,
     ];
 }
 
@@ -67,6 +92,12 @@ pub mod programs {
     pub const FROM_POD: &str = "from_pod";
     /// Host side of a pod's device, packets to the pod.
     pub const TO_POD: &str = "to_pod";
+    /// A device that leads out of the node, packets that come in.
+    pub const FROM_UPLINK: &str = "from_uplink";
+    /// A device that leads out of the node, packets that go out.
+    pub const TO_UPLINK: &str = "to_uplink";
+    /// The same decisions in one stage, before the stack (XDP).
+    pub const XDP_UPLINK: &str = "xdp_uplink";
 }
 
 /// Names of read-only globals, set before the load.

@@ -21,11 +21,18 @@ pub enum Reason {
     SlotMissing = 16,
     FlowTableFull = 17,
     ReplyTableFull = 18,
+    PacketSourceNotAllowed = 19,
+    SocketSourceNotAllowed = 20,
+    PacketMasqueraded = 21,
+    PacketSentBack = 22,
+    ErrorTranslated = 23,
+    NatPortsUsedUp = 24,
+    NoNodeAddress = 25,
 }
 
 impl Reason {
     /// All, by index.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 26] = [
         Self::SocketConnected,
         Self::SocketSent,
         Self::SocketAnswered,
@@ -45,6 +52,13 @@ impl Reason {
         Self::SlotMissing,
         Self::FlowTableFull,
         Self::ReplyTableFull,
+        Self::PacketSourceNotAllowed,
+        Self::SocketSourceNotAllowed,
+        Self::PacketMasqueraded,
+        Self::PacketSentBack,
+        Self::ErrorTranslated,
+        Self::NatPortsUsedUp,
+        Self::NoNodeAddress,
     ];
 
     /// Entries of the counters map.
@@ -82,6 +96,17 @@ impl Reason {
             Self::SlotMissing => "endpoint slot not found twice in a row",
             Self::FlowTableFull => "packet dropped: no room to remember its flow",
             Self::ReplyTableFull => "no room to remember the service of a datagram",
+            Self::PacketSourceNotAllowed => {
+                "packet dropped: its source is in none of the service's source ranges"
+            }
+            Self::SocketSourceNotAllowed => "refused: this node is in none of the service's source ranges",
+            Self::PacketMasqueraded => "packet sent on under this node's address",
+            Self::PacketSentBack => "packet sent out again where it came in, without the stack",
+            Self::ErrorTranslated => "ICMP error translated with the packet it quotes",
+            Self::NatPortsUsedUp => "packet dropped: this node has no free port towards the endpoint",
+            Self::NoNodeAddress => {
+                "packet dropped: this node has no address of the family to send it on under"
+            }
         }
     }
 
@@ -107,6 +132,13 @@ impl Reason {
             Self::SlotMissing => "slot_missing",
             Self::FlowTableFull => "flow_table_full",
             Self::ReplyTableFull => "reply_table_full",
+            Self::PacketSourceNotAllowed => "packet_source_not_allowed",
+            Self::SocketSourceNotAllowed => "socket_source_not_allowed",
+            Self::PacketMasqueraded => "packet_masqueraded",
+            Self::PacketSentBack => "packet_sent_back",
+            Self::ErrorTranslated => "error_translated",
+            Self::NatPortsUsedUp => "nat_ports_used_up",
+            Self::NoNodeAddress => "no_node_address",
         }
     }
 
@@ -120,6 +152,9 @@ impl Reason {
                 | Self::SocketNamed
                 | Self::PacketForwarded
                 | Self::PacketAnswered
+                | Self::PacketMasqueraded
+                | Self::PacketSentBack
+                | Self::ErrorTranslated
         )
     }
 }

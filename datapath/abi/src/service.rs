@@ -26,8 +26,7 @@ pub struct FrontendKey {
     pub addr: Address,
     pub port: Be16,
     pub proto: Proto,
-    /// Zero; later the scope (inside, outside).
-    pub scope: u8,
+    pub zero: u8,
 }
 
 impl FrontendKey {
@@ -38,7 +37,7 @@ impl FrontendKey {
             addr,
             port,
             proto,
-            scope: 0,
+            zero: 0,
         }
     }
 
@@ -116,10 +115,25 @@ pub struct FrontendFlags(pub u16);
 
 impl FrontendFlags {
     pub const NONE: Self = Self(0);
-    /// Only endpoints of this node may be chosen (`internalTrafficPolicy: Local`).
-    pub const LOCAL_ONLY: Self = Self(1);
-    /// No endpoint of this node, but there are some elsewhere: with `LOCAL_ONLY`, drop rather than reject.
+    /// Only endpoints of this node may be chosen, whoever asks (`internalTrafficPolicy: Local`, on cluster addresses).
+    pub const LOCAL_ALWAYS: Self = Self(1);
+    /// No endpoint of this node may be chosen, but there are some elsewhere: where only local ones count, drop rather than
+    /// reject.
     pub const ELSEWHERE: Self = Self(2);
+    /// Only endpoints of this node for clients from outside the cluster (`externalTrafficPolicy: Local`, on external fronts).
+    pub const LOCAL_OUTSIDE: Self = Self(4);
+    /// The set has source ranges, and the client has to be in one of them.
+    pub const RANGES: Self = Self(8);
+    /// Not a cluster address: a node port, an external address or one of a load balancer.
+    pub const EXTERNAL: Self = Self(16);
+    /// A node port.
+    pub const NODE_PORT: Self = Self(32);
+    /// Packets to this address are for this node's own sockets: they are left alone.
+    pub const HERE: Self = Self(64);
+    /// Clients from outside choose through the Maglev table of the set.
+    pub const MAGLEV: Self = Self(128);
+    /// Reserved: endpoints answer clients directly.
+    pub const DIRECT: Self = Self(256);
 
     /// Whether all bits of `other` are set.
     #[inline(always)]
@@ -132,9 +146,25 @@ impl FrontendFlags {
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
+
+    /// `other` as well, if `wanted`.
+    #[must_use]
+    pub const fn with_if(self, wanted: bool, other: Self) -> Self {
+        if wanted { self.with(other) } else { self }
+    }
 }
 
-/// Where a frontend leads: `count` slots of one generation of a set. Slots `0..local` are on this node.
+/// Where a client is, as the policies see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// A pod, or a process of this node.
+    Inside,
+    /// Anything else.
+    Outside,
+}
+
+/// Where a frontend leads: slots of one generation of a set. The Cluster set is `0..count`, the Local set `local_first..+local`:
+/// usually a prefix of the Cluster set, else slots of its own behind it.
 #[derive(
     Clone,
     Copy,
@@ -157,21 +187,37 @@ pub struct FrontendValue {
     pub flags: FrontendFlags,
     /// Slots that may be chosen under policy Cluster.
     pub count: u16,
-    /// Slots that may be chosen under policy Local; a prefix of all slots.
+    /// Slots that may be chosen under policy Local.
     pub local: u16,
-    /// Zero; later the seconds of ClientIP affinity.
+    /// The first of them.
+    pub local_first: u16,
+    pub zero: u16,
+    /// Seconds for which a client keeps its endpoint (`sessionAffinity: ClientIP`); 0 for none.
     pub affinity: u32,
 }
 
 impl FrontendValue {
-    /// How many slots this frontend may choose from.
+    /// Whether only endpoints of this node count for a client from there.
     #[inline(always)]
-    pub const fn usable(&self) -> u16 {
-        if self.flags.has(FrontendFlags::LOCAL_ONLY) {
-            self.local
+    pub const fn is_local_for(&self, scope: Scope) -> bool {
+        self.flags.has(FrontendFlags::LOCAL_ALWAYS)
+            || (matches!(scope, Scope::Outside) && self.flags.has(FrontendFlags::LOCAL_OUTSIDE))
+    }
+
+    /// The slots that a client from there may be given: the first of them, and how many.
+    #[inline(always)]
+    pub const fn usable(&self, scope: Scope) -> (u16, u16) {
+        if self.is_local_for(scope) {
+            (self.local_first, self.local)
         } else {
-            self.count
+            (0, self.count)
         }
+    }
+
+    /// One more than the last slot that this frontend can lead to.
+    pub const fn slots(&self) -> u16 {
+        let local = self.local_first.saturating_add(self.local);
+        if local > self.count { local } else { self.count }
     }
 }
 
@@ -218,8 +264,176 @@ pub struct BackendKey {
 pub struct Backend {
     pub addr: Address,
     pub port: Be16,
-    /// Zero; later terminating and node bits.
+    /// [`Backend::LOCAL`] or zero.
     pub flags: u16,
+}
+
+impl Backend {
+    /// On this node: its answers come back through this node whatever their destination is.
+    pub const LOCAL: u16 = 1;
+
+    /// Whether the endpoint is on this node.
+    #[inline(always)]
+    pub const fn is_local(&self) -> bool {
+        self.flags & Self::LOCAL != 0
+    }
+}
+
+/// A range of clients that a set admits: the key of a longest-prefix-match trie.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct SourceRangeKey {
+    /// How many bits of the rest count: 32 of the set, then the prefix length of the 16-byte form.
+    pub bits: u32,
+    /// The set's number, highest byte first.
+    pub set: [u8; 4],
+    pub addr: Address,
+}
+
+impl SourceRangeKey {
+    /// The key of a range.
+    pub fn range(set: SetId, range: &crate::Range) -> Self {
+        Self {
+            bits: 32 + range.bits,
+            set: set.0.to_be_bytes(),
+            addr: range.addr,
+        }
+    }
+
+    /// The key that looks a client up.
+    #[inline(always)]
+    pub const fn client(set: SetId, addr: Address) -> Self {
+        Self {
+            bits: 160,
+            set: set.0.to_be_bytes(),
+            addr,
+        }
+    }
+}
+
+/// A client that keeps its endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AffinityKey {
+    /// The client's address; on the socket path [`Address::of_netns`].
+    pub client: Address,
+    pub set: SetId,
+}
+
+/// The endpoint that a client keeps, changed in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Affinity {
+    pub addr: Address,
+    pub port: Be16,
+    pub zero: [u16; 3],
+    /// The last new connection, in nanoseconds since boot.
+    pub seen: u64,
+}
+
+/// An endpoint of one generation of a set with affinity; tells whether a remembered endpoint still counts.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct MemberKey {
+    pub set: SetId,
+    pub generation: Generation,
+    pub port: Be16,
+    pub addr: Address,
+}
+
+/// Where the endpoint stands; [`Member::NOWHERE`] if it is not in that set.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct Member {
+    /// Its slot in the Cluster set.
+    pub slot: u16,
+    /// Its slot in the Local set; the same one where that is a prefix.
+    pub local_slot: u16,
+}
+
+impl Member {
+    /// Not a slot: sets have one fewer at most.
+    pub const NOWHERE: u16 = u16::MAX;
+}
+
+/// The Maglev table of one generation of a set.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+)]
+#[repr(C)]
+pub struct MaglevKey {
+    pub set: SetId,
+    pub generation: Generation,
+    pub zero: u16,
+}
+
+/// Places of a Maglev table; a prime, as the method wants. The shares of endpoints differ by one place at most.
+pub const MAGLEV_PLACES: usize = 251;
+
+/// Which slot of the Cluster set each place leads to. The places are filled in an order that all nodes share, so that each
+/// node sends a connection to the same endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct Maglev(pub [u16; MAGLEV_PLACES]);
+
+impl core::fmt::Debug for Maglev {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_list().entries(&self.0).finish()
+    }
 }
 
 /// Longest owner text: namespace, name and port name of 63 characters each, two separators, and a zero.
@@ -253,10 +467,17 @@ impl core::fmt::Debug for Owner {
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20 && align_of::<FrontendKey>() == 4);
-const _: () = assert!(size_of::<FrontendValue>() == 16 && align_of::<FrontendValue>() == 4);
+const _: () = assert!(size_of::<FrontendValue>() == 20 && align_of::<FrontendValue>() == 4);
 const _: () = assert!(size_of::<BackendKey>() == 8 && align_of::<BackendKey>() == 4);
 const _: () = assert!(size_of::<Backend>() == 20 && align_of::<Backend>() == 4);
 const _: () = assert!(size_of::<Owner>() == 192);
+const _: () = assert!(size_of::<SourceRangeKey>() == 24 && align_of::<SourceRangeKey>() == 4);
+const _: () = assert!(size_of::<AffinityKey>() == 20 && align_of::<AffinityKey>() == 4);
+const _: () = assert!(size_of::<Affinity>() == 32 && align_of::<Affinity>() == 8);
+const _: () = assert!(size_of::<MemberKey>() == 24 && align_of::<MemberKey>() == 4);
+const _: () = assert!(size_of::<Member>() == 4 && align_of::<Member>() == 2);
+const _: () = assert!(size_of::<MaglevKey>() == 8 && align_of::<MaglevKey>() == 4);
+const _: () = assert!(size_of::<Maglev>() == 502 && align_of::<Maglev>() == 2);
 
 #[cfg(test)]
 mod tests {
@@ -268,17 +489,31 @@ mod tests {
     }
 
     #[test]
-    fn a_local_frontend_uses_local_slots_only() {
+    fn an_external_local_policy_counts_for_outside_clients_only() {
         let v = FrontendValue {
             count: 5,
             local: 2,
+            local_first: 5,
+            flags: FrontendFlags::LOCAL_OUTSIDE,
             ..FrontendValue::default()
         };
-        assert_eq!(v.usable(), 5);
+        assert_eq!(v.usable(Scope::Inside), (0, 5));
+        assert_eq!(v.usable(Scope::Outside), (5, 2));
+        assert_eq!(v.slots(), 7);
         let v = FrontendValue {
-            flags: FrontendFlags::LOCAL_ONLY,
+            flags: FrontendFlags::LOCAL_ALWAYS,
             ..v
         };
-        assert_eq!(v.usable(), 2);
+        assert_eq!(v.usable(Scope::Inside), (5, 2));
+    }
+
+    #[test]
+    fn a_range_of_a_set_looks_like_its_clients_up_to_its_length() {
+        let range = crate::Range::new("192.0.2.0".parse().unwrap(), 24);
+        let key = SourceRangeKey::range(SetId(7), &range);
+        assert_eq!(key.bits, 32 + 96 + 24);
+        let ip: core::net::IpAddr = "192.0.2.9".parse().unwrap();
+        let client = SourceRangeKey::client(SetId(7), ip.into());
+        assert_eq!(key.as_bytes()[4..23], client.as_bytes()[4..23]);
     }
 }

@@ -4,6 +4,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// How many service ranges (ServiceCIDRs, both families together) a node can know.
 pub const SERVICE_RANGES: usize = 4;
+/// How many ranges of pods (both families together) a node can know.
+pub const POD_RANGES: usize = 4;
+/// How many of its own addresses a node can know.
+pub const NODE_ADDRS: usize = 8;
 
 /// A range of addresses. A range of 0 bits is an unused entry: no service range covers everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -49,8 +53,33 @@ impl Range {
 pub struct Settings {
     /// [`crate::LAYOUT`] of whoever made the maps.
     pub layout: u32,
+    pub flags: SettingsFlags,
     /// Addresses here are a service's or nobody's.
     pub service_ranges: [Range; SERVICE_RANGES],
+    /// Sources here are pods of this cluster.
+    pub pod_ranges: [Range; POD_RANGES],
+    /// This node's own addresses; unused places are the unspecified IPv6 address.
+    pub node_addrs: [Address; NODE_ADDRS],
+    /// The addresses under which this node sends on for clients: IPv4, IPv6.
+    pub masquerade: [Address; 2],
+    /// The cookie of the node's own network namespace.
+    pub host_netns_cookie: u64,
+}
+
+/// Bits of the settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
+pub struct SettingsFlags(pub u32);
+
+impl SettingsFlags {
+    /// Packets on uplinks are looked at: there is an external front, or cluster addresses shall be served from outside.
+    pub const UPLINK: Self = Self(1);
+
+    /// Whether all bits of `other` are set.
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
 }
 
 impl Settings {
@@ -62,9 +91,35 @@ impl Settings {
             || self.service_ranges[2].contains(addr)
             || self.service_ranges[3].contains(addr)
     }
+
+    /// Whether `addr` is a pod's.
+    #[inline(always)]
+    pub fn is_pod_address(&self, addr: Address) -> bool {
+        self.pod_ranges[0].contains(addr)
+            || self.pod_ranges[1].contains(addr)
+            || self.pod_ranges[2].contains(addr)
+            || self.pod_ranges[3].contains(addr)
+    }
+
+    /// Whether `addr` is this node's own.
+    #[inline(always)]
+    pub fn is_node_address(&self, addr: Address) -> bool {
+        let mut found = false;
+        for own in &self.node_addrs {
+            found |= *own == addr;
+        }
+        found && addr != Address::default()
+    }
+
+    /// The address of that family under which this node sends on; `None` if it has none.
+    #[inline(always)]
+    pub fn masquerade(&self, v4: bool) -> Option<Address> {
+        let addr = self.masquerade[if v4 { 0 } else { 1 }];
+        (addr != Address::default()).then_some(addr)
+    }
 }
 
-const _: () = assert!(size_of::<Range>() == 20 && size_of::<Settings>() == 84);
+const _: () = assert!(size_of::<Range>() == 20 && size_of::<Settings>() == 336);
 
 #[cfg(test)]
 mod tests {

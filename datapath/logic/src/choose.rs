@@ -1,6 +1,8 @@
 //! From an address that a client uses to an endpoint, or to the reason why there is none.
 use crate::Tables;
-use datapath_abi::{Address, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue, Proto};
+use datapath_abi::{
+    Address, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue, Proto, Scope,
+};
 
 /// An endpoint and where it stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +55,7 @@ pub fn find<T: Tables>(
     addr: Address,
     port: Be16,
     proto: Proto,
+    scope: Scope,
     earlier: Option<Earlier>,
 ) -> Found {
     let key = FrontendKey::new(addr, port, proto);
@@ -62,14 +65,14 @@ pub fn find<T: Tables>(
         let Some(frontend) = tables.frontend(&key) else {
             return unknown(tables, addr);
         };
-        let usable = frontend.usable();
+        let (first, usable) = frontend.usable(scope);
         if usable == 0 {
-            return Found::Nowhere(empty(&frontend));
+            return Found::Nowhere(empty(&frontend, scope));
         }
-        if let Some(choice) = keep(tables, &frontend, earlier) {
+        if let Some(choice) = keep(tables, &frontend, scope, earlier) {
             return Found::Endpoint(choice);
         }
-        let slot = scale(tables.random(), usable);
+        let slot = first.wrapping_add(scale(tables.random(), usable));
         if let Some(backend) = tables.backend(&slot_key(&frontend, slot)) {
             return Found::Endpoint(Choice {
                 frontend,
@@ -95,10 +98,16 @@ pub fn unknown<T: Tables>(tables: &T, addr: Address) -> Found {
 
 /// The earlier endpoint, if it still is in the set: in its slot, or moved by one because one before it came or went.
 #[inline(always)]
-fn keep<T: Tables>(tables: &T, frontend: &FrontendValue, earlier: Option<Earlier>) -> Option<Choice> {
+fn keep<T: Tables>(
+    tables: &T,
+    frontend: &FrontendValue,
+    scope: Scope,
+    earlier: Option<Earlier>,
+) -> Option<Choice> {
     let e = earlier?;
+    let (first, usable) = frontend.usable(scope);
     let here = |slot: u16| {
-        if slot >= frontend.usable() {
+        if slot.wrapping_sub(first) >= usable {
             return None;
         }
         let backend = tables.backend(&slot_key(frontend, slot))?;
@@ -114,8 +123,8 @@ fn keep<T: Tables>(tables: &T, frontend: &FrontendValue, earlier: Option<Earlier
 }
 
 #[inline(always)]
-fn empty(frontend: &FrontendValue) -> Refusal {
-    if frontend.flags.has(FrontendFlags::LOCAL_ONLY) && frontend.flags.has(FrontendFlags::ELSEWHERE) {
+fn empty(frontend: &FrontendValue, scope: Scope) -> Refusal {
+    if frontend.is_local_for(scope) && frontend.flags.has(FrontendFlags::ELSEWHERE) {
         Refusal::NoLocalEndpoint
     } else {
         Refusal::NoEndpoint
@@ -195,7 +204,7 @@ pub(crate) mod tests {
     }
 
     fn find80(h: &Host, addr: &str, port: u16, earlier: Option<Earlier>) -> Found {
-        find(h, ip(addr), Be16::new(port), Proto::TCP, earlier)
+        find(h, ip(addr), Be16::new(port), Proto::TCP, Scope::Inside, earlier)
     }
 
     #[test]
@@ -265,7 +274,7 @@ pub(crate) mod tests {
         let key = FrontendKey::new(ip("10.96.0.1"), Be16::new(80), Proto::TCP);
         let v = h.frontends.get_mut(&key).unwrap();
         v.count = 2;
-        v.flags = FrontendFlags::LOCAL_ONLY.with(FrontendFlags::ELSEWHERE);
+        v.flags = FrontendFlags::LOCAL_ALWAYS.with(FrontendFlags::ELSEWHERE);
         assert_eq!(
             find80(&h, "10.96.0.1", 80, None),
             Found::Nowhere(Refusal::NoLocalEndpoint)

@@ -4,7 +4,9 @@ use crate::flow::{Seen, is_opening};
 use crate::packet::{Parsed, tcp};
 use crate::rewrite::Rewrite;
 use crate::{FlowTable, Tables};
-use datapath_abi::{Address, Be16, Flow, FlowKey, FlowState, FrontendKey, Proto, Reason, SetId};
+use datapath_abi::{
+    Address, Be16, Flow, FlowKey, FlowRole, FlowState, FrontendKey, Proto, Reason, Scope, SetId,
+};
 
 /// What becomes of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +34,7 @@ pub fn request<T: Tables + FlowTable>(t: &T, p: &Parsed, len: u32) -> Verdict {
     {
         return to_endpoint(p, known.addr, known.port);
     }
-    match find(t, p.dst, p.dport, p.proto, None) {
+    match find(t, p.dst, p.dport, p.proto, Scope::Inside, None) {
         Found::NotAService => Verdict::Pass,
         Found::Nowhere(refusal) => nowhere(p, refusal),
         Found::Endpoint(c) => {
@@ -58,7 +60,7 @@ pub fn reply<T: FlowTable>(t: &T, p: &Parsed, len: u32) -> Verdict {
         sport: p.sport,
         dport: p.dport,
         proto: p.proto,
-        direction: FlowKey::REPLY,
+        changes: FlowKey::SOURCE,
         zero: 0,
     };
     match t.touch(&key, &seen(t, p, len)) {
@@ -113,24 +115,24 @@ fn open<T: FlowTable>(t: &T, p: &Parsed, key: &FlowKey, seen: &Seen, to: &Pair) 
         sport: to.port,
         dport: p.sport,
         proto: p.proto,
-        direction: FlowKey::REPLY,
+        changes: FlowKey::SOURCE,
         zero: 0,
     };
     let mut flow = Flow {
         addr: p.dst,
         port: p.dport,
         state: FlowState::NEW,
-        zero: 0,
+        role: FlowRole::REPLY,
         set: to.set,
         seen: seen.now,
-        packets: 0,
-        bytes: 0,
+        ..Flow::default()
     };
     if !t.insert(&back, &flow) {
         return Verdict::Drop(Reason::FlowTableFull);
     }
     flow.addr = to.addr;
     flow.port = to.port;
+    flow.role = FlowRole::FORWARD;
     flow.packets = 1;
     flow.bytes = seen.bytes as u64;
     if !t.insert(key, &flow) {
@@ -173,7 +175,7 @@ fn forward_key(p: &Parsed) -> FlowKey {
         sport: p.sport,
         dport: p.dport,
         proto: p.proto,
-        direction: FlowKey::FORWARD,
+        changes: FlowKey::DESTINATION,
         zero: 0,
     }
 }

@@ -1,7 +1,7 @@
 //! What the socket hooks decide.
 use crate::Tables;
 use crate::choose::{Earlier, Found, Refusal, find};
-use datapath_abi::{Address, Backend, Be16, Proto, Reason, SocketRecord};
+use datapath_abi::{Address, Backend, Be16, Proto, Reason, Scope, SocketRecord};
 
 /// What becomes of a `connect` or of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +56,7 @@ fn decide<T: Tables>(
         addr: r.backend,
         port: r.backend_port,
     });
-    match find(tables, addr, port, proto, earlier) {
+    match find(tables, addr, port, proto, Scope::Inside, earlier) {
         Found::NotAService => Verdict::Pass,
         Found::Endpoint(c) => Verdict::To {
             renewed: !last.is_some_and(|r| is(&r, &c.backend)),

@@ -1,6 +1,6 @@
 //! Objects in, map content and decisions out: the planner and the packet logic together, without a kernel.
 use agent_services::{Existing, Node, ObjectName, Planner, ServiceView, SliceView};
-use datapath_abi::{Address, Backend, BackendKey, Be16, FrontendKey, FrontendValue, Proto, Range};
+use datapath_abi::{Address, Backend, BackendKey, Be16, FrontendKey, FrontendValue, Proto, Range, Scope};
 use datapath_logic::Tables;
 use datapath_logic::choose::{Found, Refusal, find};
 use k8s_openapi::api::core::v1::Service;
@@ -87,7 +87,14 @@ impl Model {
                 model: self,
                 random: Cell::new(i << 26),
             };
-            match find(&tables, to.ip().into(), Be16::new(to.port()), proto, None) {
+            match find(
+                &tables,
+                to.ip().into(),
+                Be16::new(to.port()),
+                proto,
+                Scope::Inside,
+                None,
+            ) {
                 Found::NotAService => return Outcome::Untouched,
                 Found::Nowhere(Refusal::NoEndpoint | Refusal::NoPort) => return Outcome::Rejected,
                 Found::Nowhere(Refusal::NoLocalEndpoint | Refusal::NoService) => return Outcome::Dropped,
