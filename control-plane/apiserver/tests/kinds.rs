@@ -405,3 +405,72 @@ async fn claims_get_the_default_class_and_stay_while_protected() {
         json!(["kubernetes.io/pvc-protection"])
     );
 }
+
+#[tokio::test]
+async fn parts_of_a_running_pod_change_through_their_subresources_only() {
+    let cluster = Cluster::new().await;
+    cluster.account("default").await;
+    let mut wanted = pod("a");
+    wanted["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    let first = cluster.post(PODS, wanted).await.expect(201);
+    let more = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "150m"}}}]}});
+    let path = format!("{PODS}/a");
+    let refused = cluster
+        .patch("strategic-merge", &path, more.clone())
+        .await
+        .expect(422);
+    assert_eq!(refused["details"]["causes"][0]["reason"], "FieldValueForbidden");
+    let resized = cluster
+        .patch("strategic-merge", &format!("{path}/resize"), more)
+        .await
+        .expect(200);
+    assert_eq!(
+        resized["spec"]["containers"][0]["resources"]["requests"]["cpu"],
+        "150m"
+    );
+    assert_eq!(
+        resized["spec"]["containers"][0]["image"],
+        first["spec"]["containers"][0]["image"]
+    );
+    assert_eq!(resized["metadata"]["generation"], 2);
+    let less = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": null}}}]}});
+    let refused = cluster
+        .patch("strategic-merge", &format!("{path}/resize"), less)
+        .await
+        .expect(422);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("QOS Class may not change"),
+        "{refused}"
+    );
+
+    let debugger = |image: &str| json!({"spec": {"ephemeralContainers": [{"name": "d", "image": image}]}});
+    let debugged = cluster
+        .patch(
+            "strategic-merge",
+            &format!("{path}/ephemeralcontainers"),
+            debugger("i"),
+        )
+        .await
+        .expect(200);
+    assert_eq!(debugged["spec"]["ephemeralContainers"][0]["name"], "d");
+    let refused = cluster
+        .patch(
+            "strategic-merge",
+            &format!("{path}/ephemeralcontainers"),
+            debugger("other"),
+        )
+        .await
+        .expect(422);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("may not be changed"),
+        "{refused}"
+    );
+    let again = cluster.get(&path).await.expect(200);
+    assert_eq!(again["spec"]["ephemeralContainers"][0]["image"], "i");
+}

@@ -10,6 +10,7 @@ mod endpoints;
 mod generic;
 mod network;
 mod pod;
+mod pod_parts;
 mod pod_update;
 mod service;
 mod storage;
@@ -51,7 +52,8 @@ pub fn validate_update_of(res: &Resource, subresource: Option<&str>, new: &Value
         return out;
     }
     match (id(res), subresource) {
-        (("", "pods"), Some("ephemeralcontainers" | "resize")) => pod::create(new, Some(old), &mut out),
+        (("", "pods"), Some("ephemeralcontainers")) => pod_parts::ephemeral(new, old, &mut out),
+        (("", "pods"), Some("resize")) => pod_parts::resize(new, old, &mut out),
         (("", "pods"), _) => pod_update::update(new, old, &mut out),
         _ => of_kind(res, new, Some(old), &mut out),
     }

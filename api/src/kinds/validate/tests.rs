@@ -358,3 +358,73 @@ fn the_examples_are_valid_and_settle_after_one_pass() {
     }
     assert!(seen > 0, "no examples in {folder}");
 }
+
+fn update_errors_of(subresource: &str, old: &Value, new: &Value) -> Vec<String> {
+    let res = catalog().by_kind("", "v1", "Pod").unwrap();
+    let (mut old, mut new) = (old.clone(), new.clone());
+    super::super::defaults(&res, &mut old);
+    super::super::defaults(&res, &mut new);
+    let causes = validate_update_of(&res, Some(subresource), &new, &old);
+    causes.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn ephemeral_containers_are_added_and_never_changed_or_removed() {
+    let with_debuggers = |debuggers: Value| {
+        let mut pod = pod();
+        pod["metadata"]["resourceVersion"] = "1".into();
+        pod["spec"]["ephemeralContainers"] = debuggers;
+        pod
+    };
+    let (none, one) = (
+        with_debuggers(json!([])),
+        with_debuggers(json!([{"name": "d", "image": "busybox"}])),
+    );
+    let kind = "ephemeralcontainers";
+    assert_eq!(update_errors_of(kind, &none, &one), [""; 0]);
+    assert!(update_errors("", "Pod", &none, &one)[0].contains("pod updates may not change"));
+    let said = update_errors_of(kind, &one, &none);
+    assert!(said[0].contains("may not be removed"), "{said:?}");
+    let said = update_errors_of(
+        kind,
+        &one,
+        &with_debuggers(json!([{"name": "d", "image": "other"}])),
+    );
+    assert!(
+        said[0].contains("spec.ephemeralContainers[0]") && said[0].contains("may not be changed"),
+        "{said:?}"
+    );
+    let probed = json!([{"name": "d", "image": "i", "ports": [{"containerPort": 80, "protocol": "TCP"}]}]);
+    let said = update_errors_of(kind, &none, &with_debuggers(probed));
+    assert!(
+        said[0].contains("cannot be set for an Ephemeral Container"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_resize_keeps_the_class_and_takes_nothing_away() {
+    let sized = |resources: Value| {
+        let mut pod = pod();
+        pod["metadata"]["resourceVersion"] = "1".into();
+        pod["spec"]["containers"][0]["resources"] = resources;
+        pod
+    };
+    let before = sized(json!({"requests": {"cpu": "100m"}, "limits": {"cpu": "200m"}}));
+    let resize = |resources: Value| update_errors_of("resize", &before, &sized(resources));
+    assert_eq!(
+        resize(json!({"requests": {"cpu": "150m"}, "limits": {"cpu": "300m", "memory": "1Gi"}})),
+        [""; 0]
+    );
+    let said = resize(json!({"requests": {"cpu": "100m"}}));
+    assert!(said[0].contains("resource limits cannot be removed"), "{said:?}");
+    let same = json!({"cpu": "200m", "memory": "1Gi"});
+    let said = resize(json!({"requests": same, "limits": same}));
+    assert!(said[0].contains("Pod QOS Class may not change"), "{said:?}");
+    let storage = json!({"requests": {"cpu": "100m", "ephemeral-storage": "1Gi"}, "limits": {"cpu": "200m"}});
+    let said = resize(storage);
+    assert!(
+        said[0].contains("only cpu and memory resources are mutable"),
+        "{said:?}"
+    );
+}

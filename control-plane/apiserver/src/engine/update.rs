@@ -144,7 +144,8 @@ fn prepare(
     if operation == "Update" {
         input::track(call, Some(old), new, options);
     }
-    let causes = api::kinds::validate_update(&call.stored, new, old);
+    let subresource = call.info.subresource.as_deref();
+    let causes = api::kinds::validate_update_of(&call.stored, subresource, new, old);
     if !causes.is_empty() {
         return fail(Status::invalid(call.group_kind(), Meta::of(old).name(), causes));
     }
