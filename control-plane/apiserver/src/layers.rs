@@ -109,13 +109,7 @@ impl ApiServer {
         let lasting = is_lasting(&info, &parts);
         let _place = self.inner.limits.enter(lasting)?;
         let identity = authn::authenticate(self, peer, &parts.headers)?;
-        let public = endpoints::is_public(&info);
-        if identity.is_anonymous() && !public {
-            return fail(Status::unauthorized());
-        }
-        if !public {
-            authorize(self, &identity, &info)?;
-        }
+        authorize(self, &identity, &info)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let incoming = Incoming {
             parts,

@@ -27,6 +27,8 @@ pub struct RequestInfo {
     /// The one name that a list or watch is limited to by the field selector `metadata.name=…`. Authorization treats it
     /// like [`RequestInfo::name`], as upstream does.
     pub selected: Option<String>,
+    /// The one node that a list or watch of pods is limited to by the field selector `spec.nodeName=…`.
+    pub node: Option<String>,
     /// Subresource, for example `status`.
     pub subresource: Option<String>,
     /// What follows the subresource, with its slash: the path to proxy to. Kept as it was sent (still encoded).
@@ -61,7 +63,8 @@ impl RequestInfo {
         }
         info.verb = resource_verb(method, &info, watch_path || asks_to_watch(query));
         if info.name.is_none() && matches!(info.verb, "list" | "watch" | "deletecollection") {
-            info.selected = selected_name(query);
+            info.selected = selected(query, "metadata.name");
+            info.node = selected(query, "spec.nodeName");
         }
         info
     }
@@ -149,13 +152,14 @@ fn asks_to_watch(query: &str) -> bool {
         .any(|(k, v)| k == "watch" && matches!(v.as_str(), "true" | "1" | "t" | "T" | "True" | "TRUE" | ""))
 }
 
-fn selected_name(query: &str) -> Option<String> {
+/// The value that the field selector demands of this field.
+fn selected(query: &str, field: &str) -> Option<String> {
     let (_, selector) = pairs(query).find(|(key, _)| key == "fieldSelector")?;
-    let name = selector
+    let wanted = selector
         .split(',')
-        .find_map(|part| part.strip_prefix("metadata.name="))?;
-    let name = name.strip_prefix('=').unwrap_or(name);
-    (!name.is_empty()).then(|| name.to_owned())
+        .find_map(|part| part.trim().strip_prefix(field)?.strip_prefix('='))?;
+    let wanted = wanted.strip_prefix('=').unwrap_or(wanted);
+    (!wanted.is_empty()).then(|| wanted.to_owned())
 }
 
 /// The pairs of a raw query string, decoded.

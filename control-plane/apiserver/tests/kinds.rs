@@ -242,10 +242,141 @@ async fn a_node_writes_its_own_objects_only() {
     node.patch("merge", &format!("{PODS}/a/status"), patch)
         .await
         .expect(200);
-    node.get("/api/v1/namespaces/default/secrets/s").await.expect(403);
-    node.get("/api/v1/namespaces/default/configmaps/kube-root-ca.crt")
+}
+
+/// A pod that names a secret and a claim.
+fn user_of_secret(name: &str) -> Value {
+    let mut wanted = pod(name);
+    wanted["spec"]["volumes"] = json!([
+        {"name": "s", "secret": {"secretName": "s"}},
+        {"name": "c", "persistentVolumeClaim": {"claimName": "c"}}]);
+    wanted
+}
+
+#[tokio::test]
+async fn a_node_reads_what_its_own_pods_need_and_nothing_else() {
+    let cluster = Cluster::new().await;
+    cluster.account("default").await;
+    let node = |name: &str| cluster.as_user(Identity::new(&format!("system:node:{name}"), &["system:nodes"]));
+    let (n1, n2) = (node("n1"), node("n2"));
+    let secret = "/api/v1/namespaces/default/secrets/s";
+    let object = json!({"metadata": {"name": "s"}, "stringData": {"k": "v"}});
+    cluster
+        .post("/api/v1/namespaces/default/secrets", object)
+        .await
+        .expect(201);
+    cluster.post(PODS, user_of_secret("a")).await.expect(201);
+    n1.get(secret).await.expect(403);
+    let target = json!({"target": {"name": "n1"}});
+    cluster
+        .post(&format!("{PODS}/a/binding"), target)
+        .await
+        .expect(201);
+    n1.get(secret).await.expect(200);
+    n1.get("/api/v1/namespaces/default/secrets?fieldSelector=metadata.name%3Ds")
+        .await
+        .expect(200);
+    n1.get("/api/v1/namespaces/default/configmaps/kube-root-ca.crt")
         .await
         .expect(404);
+    n1.get("/api/v1/namespaces/default/persistentvolumeclaims/c")
+        .await
+        .expect(404);
+    n1.get(&format!("{PODS}/a")).await.expect(200);
+    n1.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1")
+        .await
+        .expect(200);
+    for path in [
+        "/api/v1/pods",
+        "/api/v1/secrets",
+        "/api/v1/pods?fieldSelector=spec.nodeName%3Dn2",
+        "/api/v1/pods?fieldSelector=spec.nodeName!%3Dn1",
+        "/api/v1/namespaces/default/secrets",
+        "/api/v1/namespaces/default/secrets/other",
+        "/api/v1/namespaces/kube-system/secrets/s",
+        "/api/v1/namespaces/default/configmaps/other",
+        "/api/v1/namespaces/default/persistentvolumeclaims/other",
+        "/apis/apps/v1/deployments",
+    ] {
+        n1.get(path).await.expect(403);
+    }
+    n2.get(secret).await.expect(403);
+    n2.get(&format!("{PODS}/a")).await.expect(403);
+    let end = json!({"gracePeriodSeconds": 0}).to_string().into_bytes();
+    n2.send(Method::DELETE, &format!("{PODS}/a"), &[], end.clone())
+        .await
+        .expect(403);
+    n1.send(Method::DELETE, &format!("{PODS}/a"), &[], end.clone())
+        .await
+        .expect(200);
+    n1.send(Method::DELETE, &format!("{PODS}/a"), &[], end)
+        .await
+        .expect(404);
+    n1.get(secret).await.expect(403);
+}
+
+#[tokio::test]
+async fn a_node_gets_tokens_for_its_own_pods_only() {
+    let cluster = Cluster::new().await;
+    cluster.account("default").await;
+    let node = |name: &str| cluster.as_user(Identity::new(&format!("system:node:{name}"), &["system:nodes"]));
+    let made = cluster.post(PODS, pod("a")).await.expect(201);
+    cluster.post(PODS, pod("b")).await.expect(201);
+    let bind = |pod: &str, node: &str| (format!("{PODS}/{pod}/binding"), json!({"target": {"name": node}}));
+    for (path, target) in [bind("a", "n1"), bind("b", "n2")] {
+        cluster.post(&path, target).await.expect(201);
+    }
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let wish = json!({"spec": {"audiences": null, "boundObjectRef":
+        {"kind": "Pod", "apiVersion": "v1", "name": "a", "uid": made["metadata"]["uid"]}}});
+    node("n1").post(path, wish.clone()).await.expect(201);
+    let refused = node("n2").post(path, wish).await.expect(403);
+    assert!(
+        refused["message"].as_str().unwrap().contains("different node"),
+        "{refused}"
+    );
+    let refused = node("n1")
+        .post(path, json!({"spec": {"audiences": null}}))
+        .await
+        .expect(403);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("not bound to a pod"),
+        "{refused}"
+    );
+    let other = json!({"metadata": {"name": "other"}});
+    cluster
+        .post("/api/v1/namespaces/default/serviceaccounts", other)
+        .await
+        .expect(201);
+    let path = "/api/v1/namespaces/default/serviceaccounts/other/token";
+    node("n1")
+        .post(path, json!({"spec": {"audiences": null}}))
+        .await
+        .expect(403);
+}
+
+#[tokio::test]
+async fn a_node_makes_no_other_node() {
+    let cluster = Cluster::new().await;
+    let node = cluster.as_user(Identity::new("system:node:n1", &["system:nodes"]));
+    node.post("/api/v1/nodes", json!({"metadata": {"name": "n2"}}))
+        .await
+        .expect(403);
+    let reserved = json!({"metadata": {"name": "n1", "labels": {"node-restriction.kubernetes.io/x": "y"}}});
+    node.post("/api/v1/nodes", reserved).await.expect(403);
+    node.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}}))
+        .await
+        .expect(201);
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    node.post(leases, json!({"metadata": {"name": "n2"}}))
+        .await
+        .expect(403);
+    node.post(leases, json!({"metadata": {"name": "n1"}}))
+        .await
+        .expect(201);
 }
 
 #[tokio::test]
@@ -257,12 +388,21 @@ async fn callers_without_credentials_see_health_and_version_only() {
             .unwrap();
         cluster.server.handle(None, request)
     };
-    for path in ["/healthz", "/livez/ping", "/readyz?verbose", "/version"] {
+    for path in ["/healthz", "/livez", "/readyz?verbose", "/version"] {
         assert_eq!(ask(path).await.status(), 200, "{path}");
     }
-    for path in ["/api", "/metrics", "/api/v1/pods", "/healthzz"] {
-        assert_eq!(ask(path).await.status(), 401, "{path}");
+    for path in ["/api", "/metrics", "/api/v1/pods", "/healthzz", "/livez/ping"] {
+        assert_eq!(ask(path).await.status(), 403, "{path}");
     }
+    let nobody = cluster.as_user(Identity::anonymous());
+    let refused = nobody.get("/api").await.expect(403);
+    assert_eq!(
+        refused["message"],
+        "forbidden: User \"system:anonymous\" cannot get path \"/api\""
+    );
+    let forged = http::Request::get("/version").header("authorization", "Bearer x.y.z");
+    let forged = forged.body(control_plane_apiserver::body::full("")).unwrap();
+    assert_eq!(cluster.server.handle(None, forged).await.status(), 401);
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 mod limits;
 mod namespace;
+mod node;
 mod pod;
 mod priority;
+pub(crate) mod quota;
 mod service_account;
 mod storage;
 
@@ -21,11 +23,16 @@ pub(crate) fn create(call: &Call, snapshot: &Snapshot, object: &mut Value) -> Re
         "pods" => {
             limits::pod(call, snapshot, object)?;
             service_account::admit(call, snapshot, object)?;
-            pod::node_restriction(call, object)?;
+            node::pod(call, object)?;
             priority::admit(call, snapshot, object)?;
             pod::default_tolerations(object);
         }
-        "nodes" => not_ready_until_told(object),
+        "nodes" => {
+            node::own(call, object)?;
+            node::labels(call, None, object)?;
+            not_ready_until_told(object);
+        }
+        "coordination.k8s.io/leases" => node::own(call, object)?,
         "persistentvolumeclaims" => {
             limits::claim(call, snapshot, object)?;
             storage::default_class(snapshot, object)?;
@@ -38,9 +45,11 @@ pub(crate) fn create(call: &Call, snapshot: &Snapshot, object: &mut Value) -> Re
 }
 
 /// Admission of a change.
-pub(crate) fn update(call: &Call, _snapshot: &Snapshot, _old: &Value, new: &mut Value) -> Result<()> {
-    if storage(&call.stored) == "pods" && call.info.subresource.is_none() {
-        pod::default_tolerations(new);
+pub(crate) fn update(call: &Call, _snapshot: &Snapshot, old: &Value, new: &mut Value) -> Result<()> {
+    match (storage(&call.stored), &call.info.subresource) {
+        ("pods", None) => pod::default_tolerations(new),
+        ("nodes", _) => node::labels(call, Some(old), new)?,
+        _ => {}
     }
     Ok(())
 }

@@ -1,11 +1,6 @@
-//! Small admissions of pods: default tolerations, and which pods a node may make.
+//! A small admission of pods: default tolerations.
 
-use api::meta::Meta;
-use api::status::Status;
 use serde_json::{Value, json};
-
-use crate::call::Call;
-use crate::error::{Result, fail};
 
 /// How long a pod stays on a node that is not ready or unreachable, in seconds, when it does not say.
 const STAY: i64 = 300;
@@ -36,18 +31,4 @@ pub(super) fn default_tolerations(pod: &mut Value) {
             );
         }
     }
-}
-
-/// A node may only make mirror pods of its own.
-pub(super) fn node_restriction(call: &Call, pod: &Value) -> Result<()> {
-    let Some(node) = call.identity.node_name() else {
-        return Ok(());
-    };
-    let meta = Meta::of(pod);
-    let mirror = meta.annotation("kubernetes.io/config.mirror").is_some();
-    if mirror && pod["spec"]["nodeName"] == node {
-        return Ok(());
-    }
-    let why = format!("node \"{node}\" can only create mirror pods bound to itself");
-    fail(Status::forbidden(call.group_resource(), meta.name(), &why))
 }

@@ -1,5 +1,6 @@
-//! Who may do what: administrators, the cluster's own components, nodes, and RBAC for everybody else.
+//! Who may do what: administrators, nodes, and RBAC for everybody else, the cluster's own components included.
 
+mod graph;
 mod node;
 mod rbac;
 
@@ -18,13 +19,6 @@ use rbac::Rbac;
 /// Where role and binding objects are stored.
 pub(crate) const RBAC_PREFIX: &[u8] = b"/registry/rbac.authorization.k8s.io/";
 
-/// Components of the control plane. They act on every kind; their own narrow roles can come later.
-const COMPONENTS: [&str; 3] = [
-    "system:kube-controller-manager",
-    "system:kube-scheduler",
-    "system:apiserver",
-];
-
 /// What is to be decided on. For paths that are no resource only `verb` and `path` are set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attributes<'a> {
@@ -40,6 +34,8 @@ pub struct Attributes<'a> {
     pub namespace: &'a str,
     /// Object name; empty for collections.
     pub name: &'a str,
+    /// The one node to whose pods a collection is limited by the field selector `spec.nodeName=…`; else empty.
+    pub node: &'a str,
     /// Path of a request that is not for a resource.
     pub path: &'a str,
 }
@@ -64,6 +60,7 @@ impl<'a> From<&'a RequestInfo> for Attributes<'a> {
                 .as_deref()
                 .or(info.selected.as_deref())
                 .unwrap_or_default(),
+            node: info.node.as_deref().unwrap_or_default(),
             path: "",
         }
     }
@@ -82,6 +79,7 @@ pub enum Decision {
 pub(crate) struct Authorizer {
     rbac: ArcSwap<Rbac>,
     stale: AtomicBool,
+    graph: graph::Graph,
 }
 
 impl Authorizer {
@@ -90,6 +88,7 @@ impl Authorizer {
         Self {
             rbac: ArcSwap::from_pointee(Rbac::default()),
             stale: AtomicBool::new(true),
+            graph: graph::Graph::default(),
         }
     }
 
@@ -103,11 +102,8 @@ impl Authorizer {
         if identity.in_group(MASTERS) {
             return Decision::Allow(String::new());
         }
-        if COMPONENTS.contains(&identity.user.as_str()) {
-            return Decision::Allow("component of the control plane".into());
-        }
         if let Some(node) = identity.node_name()
-            && node::allows(&store.snapshot(), node, asked)
+            && node::allows(store, &self.graph, node, asked)
         {
             return Decision::Allow("node authorizer".into());
         }

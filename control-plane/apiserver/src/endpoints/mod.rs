@@ -11,15 +11,6 @@ use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::error::{Result, fail};
 use crate::layers::Incoming;
-use crate::path::RequestInfo;
-
-/// Paths that anybody may read.
-pub(crate) fn is_public(info: &RequestInfo) -> bool {
-    let path = info.path.as_str();
-    let below =
-        |root: &str| path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
-    !info.is_resource && (path == "/version" || ["/healthz", "/livez", "/readyz"].into_iter().any(below))
-}
 
 /// Serves a path that is no resource.
 pub(crate) async fn serve(server: &ApiServer, incoming: Incoming) -> Result<Response<Body>> {

@@ -147,7 +147,21 @@ fn attributes(spec: &Value) -> Attributes<'_> {
         subresource: text(part, "subresource"),
         namespace: text(part, "namespace"),
         name: text(part, "name"),
+        node: selected_node(&spec[part]["fieldSelector"]),
         path: "",
+    }
+}
+
+/// The node that a review's field selector limits pods to.
+fn selected_node(selector: &Value) -> &str {
+    let mut demands = selector["requirements"].as_array().into_iter().flatten();
+    let of_node = demands.find(|demand| demand["key"] == "spec.nodeName" && demand["operator"] == "In");
+    match of_node
+        .and_then(|demand| demand["values"].as_array())
+        .map(Vec::as_slice)
+    {
+        Some([node]) => node.as_str().unwrap_or_default(),
+        _ => "",
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) async fn create(call: &Call, body: &[u8]) -> Result<Reply> {
     let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
     check_life(seconds)?;
     let bound = bound(call, &account, &request["spec"]["boundObjectRef"])?;
+    node_restriction(call, &bound)?;
     // Known to the client is what it asked for; the token itself lives longer when a pod's volume asked.
     let extended = seconds == WARN_AFTER && bound.pod.is_some() && audiences == [signer.issuer()];
     let issued = call.now.as_second();
@@ -149,6 +150,23 @@ fn bound(call: &Call, account: &Value, reference: &Value) -> Result<Bound> {
         _ => bound.node = reference,
     }
     Ok(bound)
+}
+
+/// A node gets tokens for the pods that run on it and for nobody else.
+fn node_restriction(call: &Call, bound: &Bound) -> Result<()> {
+    let Some(node) = call.identity.node_name() else {
+        return Ok(());
+    };
+    let why = match (&bound.pod, &bound.node) {
+        (Some(_), Some(home)) if home.name == node => return Ok(()),
+        (Some(_), _) => "node requested token bound to a pod scheduled on a different node",
+        (None, _) => "node requested token not bound to a pod",
+    };
+    fail(Status::forbidden(
+        call.group_resource(),
+        &bound.serviceaccount.name,
+        why,
+    ))
 }
 
 fn node_of(call: &Call, pod: &Value) -> Option<Reference> {
