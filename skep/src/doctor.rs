@@ -42,7 +42,7 @@ pub async fn describe(args: &UpArgs, api_port: u16) -> Result<Cluster> {
 /// The machine's addresses (those of the device with the default route first) and its name.
 async fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
-    let name = name.trim().to_lowercase();
+    let name = node_name(&name)?;
     let netlink = agent_network::link::Netlink::connect()?;
     let mut ips = Vec::new();
     let named = |name: &str| name == "lo" || name.starts_with("skep-");
@@ -70,6 +70,23 @@ async fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
         ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
     Ok((ips, Some(name)))
+}
+
+/// The node's name that a machine's host name makes, as kubelets derive it: without spaces around it, in lower case.
+///
+/// # Errors
+/// When the host name is not one that a node can have (an object's name: a DNS subdomain).
+fn node_name(host_name: &str) -> Result<String> {
+    let name = host_name.trim().to_lowercase();
+    let wrong = api::names::dns_subdomain(&name);
+    if wrong.is_empty() {
+        return Ok(name);
+    }
+    Err(anyhow::anyhow!(
+        "this machine's host name {:?} cannot be the name of a node",
+        host_name.trim()
+    ))
+    .hint("give it one of letters, digits, - and . only: hostnamectl set-hostname NAME")
 }
 
 /// One look at the machine.
@@ -328,4 +345,24 @@ pub fn version(format: Format) -> Result<()> {
         architecture: std::env::consts::ARCH,
     };
     output::print(format, &[version])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_host_name_becomes_a_node_name_as_kubelets_derive_it() {
+        assert_eq!(node_name("Build-7.Example.org\n").unwrap(), "build-7.example.org");
+    }
+
+    #[test]
+    fn a_host_name_that_no_node_can_have_is_refused_before_anything_starts() {
+        // The first is what the kernel says before anybody has set one.
+        for bad in ["(none)", "", "my_host", "-a", "a..b"] {
+            let error = node_name(bad).unwrap_err();
+            assert!(error.to_string().contains("host name"), "{error}");
+        }
+    }
 }

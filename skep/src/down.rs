@@ -97,6 +97,31 @@ async fn end(name: &str, process: Process) -> Result<()> {
 /// # Errors
 /// Names what stays.
 pub async fn remove(cluster: &Cluster) -> Result<()> {
+    remove_from_machine(cluster).await?;
+    remove_folders(&cluster.dirs())
+}
+
+/// Removes what a stopped cluster left but its logs, for a cluster that did not come up: they tell why.
+///
+/// # Errors
+/// Names what stays.
+pub async fn remove_but_logs(cluster: &Cluster) -> Result<()> {
+    remove_from_machine(cluster).await?;
+    let dirs = cluster.dirs();
+    remove_dir(&dirs.state)?;
+    let entries = std::fs::read_dir(&dirs.run).into_iter().flatten().flatten();
+    for path in entries.map(|e| e.path()).filter(|p| *p != dirs.logs()) {
+        if path.is_dir() {
+            remove_dir(&path)?;
+        } else {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what lies outside of the cluster's folders.
+async fn remove_from_machine(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         if let Some(hierarchies) = Hierarchies::detect() {
             empty(&hierarchies, &node.cgroup()).await?;
@@ -116,7 +141,7 @@ pub async fn remove(cluster: &Cluster) -> Result<()> {
             kernel::unmount_below(&[Path::new(kernel::BPFFS)])?;
         }
     }
-    remove_folders(&dirs)
+    Ok(())
 }
 
 /// Removes routes and devices of pods from the machine's own network, where the machine was the node.

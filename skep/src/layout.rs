@@ -156,9 +156,14 @@ impl Dirs {
         self.run.join("processes.json")
     }
 
+    /// The logs of all processes.
+    pub fn logs(&self) -> PathBuf {
+        self.run.join("log")
+    }
+
     /// The log of one process.
     pub fn log(&self, process: &str) -> PathBuf {
-        self.run.join("log").join(format!("{process}.log"))
+        self.logs().join(format!("{process}.log"))
     }
 
     /// Stands if the machine had no bpffs mounted before.

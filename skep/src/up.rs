@@ -28,7 +28,7 @@ struct ClusterConfig {
 /// Starts the cluster and waits for its nodes.
 ///
 /// # Errors
-/// Says what is missing; nothing is left of a cluster that did not exist before.
+/// Says what is missing; nothing but logs is left of a cluster that did not exist before.
 pub async fn run(args: &UpArgs, progress: Progress) -> Result<()> {
     let begun = Instant::now();
     doctor::require_root("starting a cluster")?;
@@ -46,6 +46,10 @@ pub async fn run(args: &UpArgs, progress: Progress) -> Result<()> {
         },
         None => doctor::describe(&args, api.local_addr()?.port()).await?,
     };
+    if before.is_none() {
+        // Of a cluster of this name that did not come up.
+        let _ = std::fs::remove_dir_all(wanted.dirs().logs());
+    }
     let outcome = tokio::select! {
         outcome = start(&wanted, api, &args, progress) => outcome,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
@@ -137,7 +141,7 @@ async fn start(cluster: &Cluster, api: TcpListener, args: &UpArgs, progress: Pro
     let mut seen = ready::Nodes::new();
     let outcome = tokio::select! {
         outcome = ready::all_ready(cluster, &mut seen, &step) => outcome,
-        _ = supervisor.gone(Duration::MAX) => Err(failure(cluster, SUPERVISOR, "the supervisor ended")),
+        _ = supervisor.gone(Duration::MAX) => Err(failure(cluster, &[SUPERVISOR.to_owned()], "the supervisor ended")),
         () = tokio::time::sleep(Duration::from_secs(args.timeout)) => Err(anyhow::Error::msg("")),
     };
     match outcome {
@@ -156,16 +160,26 @@ fn late(cluster: &Cluster, seen: &ready::Nodes, seconds: u64) -> anyhow::Error {
         .map(|(name, why)| format!("{name} {why}"))
         .collect();
     let what = format!("not every node was Ready after {seconds} s: {}", list.join(", "));
-    let log = match missing.first() {
-        Some((name, _)) if !seen.is_empty() => format!("{name}-agent"),
-        _ => "server".to_owned(),
-    };
-    failure(cluster, &log, &what)
+    let mut logs = Vec::new();
+    if seen.is_empty() {
+        logs.push("server".to_owned());
+    }
+    if let Some((name, _)) = missing.first() {
+        // In the order in which one waits for the other; a node of namespaces has a log of its own, too.
+        logs.push(name.clone());
+        logs.extend(["containerd", "images", "agent"].map(|process| format!("{name}-{process}")));
+    }
+    failure(cluster, &logs, &what)
 }
 
-fn failure(cluster: &Cluster, process: &str, what: &str) -> anyhow::Error {
-    let path = cluster.dirs().log(process);
-    anyhow::anyhow!("{what}\nlast lines of {process}.log:\n{}", tail(&path, 15))
+/// The error with the ends of those logs that say something.
+fn failure(cluster: &Cluster, processes: &[String], what: &str) -> anyhow::Error {
+    let dirs = cluster.dirs();
+    let ends = processes.iter().filter_map(|process| {
+        let end = tail(&dirs.log(process), 10);
+        (!end.is_empty()).then(|| format!("\nlast lines of {process}.log:\n{end}"))
+    });
+    anyhow::anyhow!("{what}{}", ends.collect::<String>())
 }
 
 /// The last lines of a log, without repetitions of the same message, each cut to a readable length.
@@ -184,7 +198,7 @@ fn tail(path: &Path, lines: usize) -> String {
     last.trim_end().to_owned()
 }
 
-/// After a failure: a cluster that was new goes away again, one that existed is stopped and keeps its state.
+/// After a failure: a cluster that was new goes away again but for its logs, one that existed is stopped and keeps its state.
 async fn clean_up(cluster: &Cluster, existed: bool, progress: Progress) {
     progress.say("cleaning up; Ctrl-C again leaves it as it is");
     let removed = async {
@@ -192,13 +206,21 @@ async fn clean_up(cluster: &Cluster, existed: bool, progress: Progress) {
         if existed {
             Ok(())
         } else {
-            down::remove(cluster).await
+            down::remove_but_logs(cluster).await
         }
     };
     let left = tokio::select! {
         outcome = removed => outcome.err().map(|e| format!("{e:#}")),
         _ = tokio::signal::ctrl_c() => Some("interrupted".to_owned()),
     };
+    let logs = cluster.dirs().logs();
+    if logs.is_dir() {
+        progress.say(&format!(
+            "its logs are kept until the next start, or `skep down --name {}`: {}",
+            cluster.name,
+            logs.display()
+        ));
+    }
     if let Some(why) = left {
         progress.say(&format!(
             "something is left ({why}); remove it: skep down --name {}",
