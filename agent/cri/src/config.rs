@@ -84,11 +84,7 @@ pub fn sandbox(pod: &PodModel, input: &SandboxInput) -> PodSandboxConfig {
         }),
         hostname: input.hostname.clone(),
         log_directory: input.logs.to_owned(),
-        dns_config: Some(DnsConfig {
-            servers: input.resolver.servers.clone(),
-            searches: input.resolver.searches.clone(),
-            options: input.resolver.options.clone(),
-        }),
+        dns_config: Some(dns(&input.resolver)),
         port_mappings: Vec::new(),
         labels: labels.collect(),
         annotations,
@@ -99,6 +95,21 @@ pub fn sandbox(pod: &PodModel, input: &SandboxInput) -> PodSandboxConfig {
             ..LinuxPodSandboxConfig::default()
         }),
         ..PodSandboxConfig::default()
+    }
+}
+
+/// Never empty: containerd takes that as the wish for a copy of the machine's `/etc/resolv.conf`, which a pod with the
+/// policy `None` must not have, and refuses the sandbox on a machine that has none.
+fn dns(resolver: &Resolver) -> DnsConfig {
+    let mut options = resolver.options.clone();
+    if resolver.servers.is_empty() && resolver.searches.is_empty() && options.is_empty() {
+        // What a resolver assumes anyway (resolv.conf(5)).
+        options.push("ndots:1".to_owned());
+    }
+    DnsConfig {
+        servers: resolver.servers.clone(),
+        searches: resolver.searches.clone(),
+        options,
     }
 }
 
@@ -360,6 +371,17 @@ mod tests {
         assert_eq!(got.annotations["ip"], "10.0.0.5");
         assert_eq!(got.metadata.unwrap().attempt, 2);
         assert_eq!(got.linux.unwrap().cgroup_parent, "/n/podu");
+    }
+
+    #[test]
+    fn a_pod_on_a_machine_without_a_resolver_is_not_given_a_copy_of_its_missing_file() {
+        let none = dns(&Resolver::default());
+        assert_eq!(none.options, ["ndots:1"]);
+        let own = Resolver {
+            servers: vec!["192.0.2.1".into()],
+            ..Resolver::default()
+        };
+        assert!(dns(&own).options.is_empty());
     }
 
     fn make(annotations: &BTreeMap<String, String>) -> SandboxInput<'_> {

@@ -36,6 +36,7 @@ fn run() -> Result<()> {
         .status()
         .context("ip")?;
     if Path::new("/etc/whole-node").exists() {
+        host_name()?;
         network()?;
     }
     let run = fs::read_to_string("/etc/run")?;
@@ -94,6 +95,12 @@ fn mounts() -> Result<()> {
         mount(source, target, kind, MountFlags::empty(), None).with_context(|| format!("mount {target}"))?;
     }
     Ok(())
+}
+
+/// As every distribution's init does: before, the kernel calls the machine `(none)`.
+fn host_name() -> Result<()> {
+    let name = fs::read_to_string("/etc/hostname").context("/etc/hostname")?;
+    rustix::system::sethostname(name.trim().as_bytes()).context("setting the host name")
 }
 
 /// A machine has an address and a default route; these are documentation's (RFC 5737, RFC 3849), on a device without an other end.

@@ -17,8 +17,24 @@ fn run(program: &str, args: &[&str]) -> Result<String> {
     Ok(said.trim().to_string())
 }
 
+/// What the logs of a cluster say: the machine that holds them is gone after the test.
+fn logs() -> String {
+    let dir = std::fs::read_dir("/run/skep/skep/log");
+    let mut files: Vec<_> = dir.into_iter().flatten().flatten().map(|e| e.path()).collect();
+    files.sort();
+    let text = |path: &std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    files
+        .iter()
+        .map(|f| format!("--- {}\n{}\n", f.display(), text(f)))
+        .collect()
+}
+
 #[test]
 fn a_machine_of_its_own_becomes_a_cluster_whose_service_answers() -> Result<()> {
+    cluster().inspect_err(|_| println!("{}", logs()))
+}
+
+fn cluster() -> Result<()> {
     // cgroup v2 alone, as most machines have it and the namespaced tests do not.
     ensure!(std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists());
     run("skep", &["up", "--host"])?;
