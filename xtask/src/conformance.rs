@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     peers::ensure(&[Peer::E2e, Peer::Ginkgo, Peer::Kubectl, Peer::Agnhost])?;
     let focus = match &args.focus {
-        Some(focus) => vec![format!("{focus}.*\\[Conformance\\]")],
+        Some(focus) => vec![format!("(?:{focus}).*\\[Conformance\\]")],
         None => vec!["\\[Conformance\\]".to_string()],
     };
     let specs = on_cluster(args.kubeconfig.as_deref(), |kubeconfig| {

@@ -6,6 +6,7 @@ mod constants;
 mod defaults;
 mod lifecycle;
 mod qos;
+pub mod quota;
 mod selectable;
 mod validate;
 

@@ -46,6 +46,17 @@ const INVOLVED: &[&str] = &[
     "involvedObject.fieldPath",
 ];
 
+/// The same by the name they have in `events.k8s.io`.
+const REGARDING: &[&str] = &[
+    "regarding.kind",
+    "regarding.namespace",
+    "regarding.name",
+    "regarding.uid",
+    "regarding.apiVersion",
+    "regarding.resourceVersion",
+    "regarding.fieldPath",
+];
+
 /// Every field of `object` that a selector may name, with its value. `metadata.name` is always there, and
 /// `metadata.namespace` for namespaced kinds. On a null object it tells which names are allowed.
 pub fn selectable_fields(res: &Resource, object: &Value) -> Vec<(&'static str, String)> {
@@ -126,7 +137,7 @@ fn event(object: &Value) -> Vec<(&'static str, String)> {
     } else {
         "involvedObject"
     };
-    let about = EVENT.iter().zip(INVOLVED);
+    let about = EVENT.iter().zip(INVOLVED).chain(EVENT.iter().zip(REGARDING));
     let mut out: Vec<(&'static str, String)> = about
         .map(|(field, name)| (*name, text(at(object, involved), field).to_owned()))
         .collect();
@@ -143,7 +154,8 @@ fn event(object: &Value) -> Vec<(&'static str, String)> {
     out.push(("reason", text(object, "reason").to_owned()));
     out.push(("type", text(object, "type").to_owned()));
     out.push(("source", if old.is_empty() { reporter.clone() } else { old }));
-    out.push(("reportingComponent", reporter));
+    out.push(("reportingComponent", reporter.clone()));
+    out.push(("reportingController", reporter));
     out
 }
 
@@ -215,6 +227,10 @@ mod tests {
                 of(&newer, "involvedObject.name"),
                 of(&newer, "reportingComponent")
             ),
+            ("p", "c")
+        );
+        assert_eq!(
+            (of(&newer, "regarding.name"), of(&newer, "reportingController")),
             ("p", "c")
         );
     }

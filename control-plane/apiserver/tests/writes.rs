@@ -371,3 +371,28 @@ async fn an_ordinary_write_owns_what_it_changed() {
     );
     assert_eq!(managers[0]["fieldsV1"]["f:data"]["f:a"], json!({}));
 }
+
+#[tokio::test]
+async fn a_quota_is_charged_once_for_what_is_stored_and_refuses_what_is_too_much() {
+    let c = Cluster::new().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "1", "pods": "1"}}});
+    c.post(quotas, quota).await.expect(201);
+    let status = json!({"status": {"hard": {"configmaps": "1"}, "used": {"configmaps": "0"}}});
+    c.patch("merge", &format!("{quotas}/q/status"), status)
+        .await
+        .expect(200);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = |name: &str| json!({"metadata": {"name": name}});
+    c.post(maps, map("a")).await.expect(201);
+    let refused = c.post(maps, map("b")).await.expect(403);
+    let why = "exceeded quota: q, requested: configmaps=1, used: configmaps=1, limited: configmaps=1";
+    assert!(refused["message"].as_str().unwrap().ends_with(why), "{refused}");
+    c.post(maps, map("a")).await.expect(409);
+    let used = c.get(&format!("{quotas}/q")).await.expect(200)["status"]["used"].clone();
+    assert_eq!(
+        used,
+        json!({"configmaps": "1"}),
+        "what was not stored is not charged"
+    );
+}

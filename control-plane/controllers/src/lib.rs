@@ -20,6 +20,7 @@ pub mod ownership;
 pub mod pod;
 pub mod pod_gc;
 pub mod replicaset;
+pub mod resource_quota;
 pub mod selector;
 pub mod taint_eviction;
 pub mod template;

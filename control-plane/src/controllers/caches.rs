@@ -4,7 +4,8 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
@@ -40,6 +41,10 @@ pub struct Caches {
     pub replica_sets: Cache<ReplicaSet>,
     /// All replication controllers.
     pub replication_controllers: Cache<ReplicationController>,
+    /// All quotas.
+    pub quotas: Cache<ResourceQuota>,
+    /// All claims of storage.
+    pub claims: Cache<PersistentVolumeClaim>,
     /// All deployments.
     pub deployments: Cache<Deployment>,
     /// All daemon sets.
@@ -68,6 +73,8 @@ impl Caches {
         all.add(&self.slices);
         all.add(&self.replica_sets);
         all.add(&self.replication_controllers);
+        all.add(&self.quotas);
+        all.add(&self.claims);
         all.add(&self.deployments);
         all.add(&self.daemon_sets);
         all.add(&self.revisions);
@@ -91,6 +98,8 @@ impl Caches {
         start.all(&self.slices);
         start.all(&self.replica_sets);
         start.all(&self.replication_controllers);
+        start.all(&self.quotas);
+        start.all(&self.claims);
         start.all(&self.deployments);
         start.all(&self.daemon_sets);
         start.all(&self.revisions);

@@ -26,6 +26,8 @@ const DISCOVERY_RETRY: Duration = Duration::from_millis(500);
 /// Kinds whose objects are never owners or owned, and come and go in masses.
 const LEFT_OUT: [&str; 1] = ["events"];
 
+type OnRemoved = Box<dyn Fn(&str) + Send + Sync>;
+
 struct Inner {
     client: Client,
     graph: Mutex<Graph>,
@@ -38,6 +40,8 @@ struct Inner {
     objects: Queue<String>,
     /// Namespaces being deleted from which something vanished.
     emptied: Queue<Key>,
+    /// Told the namespace of each object that is gone.
+    on_removed: RwLock<Vec<OnRemoved>>,
 }
 
 /// See the module. Clones share the content.
@@ -57,6 +61,7 @@ impl Metadata {
             cached: HashSet::new(),
             objects: Queue::default(),
             emptied: Queue::default(),
+            on_removed: RwLock::default(),
         };
         inner.cached.extend([
             ResourceType::of::<k8s_openapi::api::core::v1::Pod>(),
@@ -64,6 +69,9 @@ impl Metadata {
             ResourceType::of::<Namespace>(),
             ResourceType::of::<k8s_openapi::api::core::v1::Service>(),
             ResourceType::of::<k8s_openapi::api::core::v1::ServiceAccount>(),
+            ResourceType::of::<k8s_openapi::api::core::v1::ReplicationController>(),
+            ResourceType::of::<k8s_openapi::api::core::v1::ResourceQuota>(),
+            ResourceType::of::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(),
             ResourceType::of::<k8s_openapi::api::discovery::v1::EndpointSlice>(),
             ResourceType::of::<k8s_openapi::api::apps::v1::ReplicaSet>(),
             ResourceType::of::<k8s_openapi::api::apps::v1::Deployment>(),
@@ -79,6 +87,9 @@ impl Metadata {
         metadata.feed_from(&caches.service_accounts);
         metadata.feed_from(&caches.slices);
         metadata.feed_from(&caches.replica_sets);
+        metadata.feed_from(&caches.replication_controllers);
+        metadata.feed_from(&caches.quotas);
+        metadata.feed_from(&caches.claims);
         metadata.feed_from(&caches.deployments);
         metadata.feed_from(&caches.daemon_sets);
         metadata.feed_from(&caches.revisions);
@@ -122,6 +133,12 @@ impl Metadata {
     /// Namespaces being deleted from which something vanished.
     pub(crate) fn emptied(&self) -> &Queue<Key> {
         &self.0.emptied
+    }
+
+    /// Has `tell` called with the namespace of each object that vanishes.
+    pub(crate) fn on_removed(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        let mut all = self.0.on_removed.write().unwrap_or_else(PoisonError::into_inner);
+        all.push(Box::new(tell));
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -241,9 +258,12 @@ impl Metadata {
             (namespace, graph.remove(uid))
         };
         affected.into_iter().for_each(|uid| self.0.objects.add(uid));
-        let namespace = namespace
-            .filter(|namespace| !namespace.is_empty())
-            .map(|name| Key::new("", name));
+        let namespace = namespace.filter(|namespace| !namespace.is_empty());
+        if let Some(namespace) = &namespace {
+            let all = self.0.on_removed.read().unwrap_or_else(PoisonError::into_inner);
+            all.iter().for_each(|tell| tell(namespace));
+        }
+        let namespace = namespace.map(|name| Key::new("", name));
         if let Some(key) =
             namespace.filter(|key| self.0.namespaces.get(key).is_some_and(|n| is_terminating(&n)))
         {

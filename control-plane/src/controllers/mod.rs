@@ -14,6 +14,7 @@ mod namespace_defaults;
 mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
+mod resource_quota;
 mod taint_eviction;
 
 use std::convert::Infallible;
@@ -45,7 +46,7 @@ pub fn start_caches(tasks: &mut TaskSet, client: &Client, readiness: &Readiness)
     caches
 }
 
-/// Starts every controller. Each waits for its own sources before it acts: `readiness` is that of the caches; the
+/// Starts every controller, each as the user that `client_of` makes of the name of its service account. Each waits for its own sources before it acts: `readiness` is that of the caches; the
 /// returned one is that of the metadata of all other kinds.
 pub fn start(
     tasks: &mut TaskSet,
@@ -53,10 +54,12 @@ pub fn start(
     caches: &Caches,
     readiness: &Readiness,
     settings: Settings,
+    client_of: &dyn Fn(&str) -> Client,
 ) -> Readiness {
     let mut all = All {
         tasks,
         executor,
+        client_of,
         caches,
         ready: vec![readiness.clone()],
     };
@@ -78,8 +81,12 @@ pub fn start(
     all.run(pod_gc::Collector::new(caches), pod_gc::connect);
     all.run(ipam::Ranges::new(caches, settings.pools), ipam::connect);
     let known = Readiness::new();
-    let metadata = Metadata::new(executor.client().clone(), caches, &known);
+    let metadata = Metadata::new(client_of(GARBAGE_COLLECTOR), caches, &known);
     all.ready.push(known.clone());
+    all.run(
+        resource_quota::Quotas::new(caches, &metadata),
+        resource_quota::connect,
+    );
     all.run_on(garbage::Garbage::new(&metadata), metadata.objects(), |_, _, _| ());
     all.run_on(
         namespace::Namespaces::new(caches, &metadata),
@@ -90,9 +97,25 @@ pub fn start(
     known
 }
 
+const GARBAGE_COLLECTOR: &str = "generic-garbage-collector";
+
+/// Upstream's name of the service account that a controller acts as; its rights stand with the roles that the API
+/// server makes (`system:controller:ACCOUNT`).
+fn account(controller: &'static str) -> &'static str {
+    match controller {
+        "garbage-collector" => GARBAGE_COLLECTOR,
+        "taint-eviction-controller" | "node-ipam-controller" => "node-controller",
+        "endpoint-slice-controller" => "endpointslice-controller",
+        "daemonset-controller" => "daemon-set-controller",
+        "namespace-defaults-controller" => "service-account-controller",
+        same => same,
+    }
+}
+
 struct All<'a> {
     tasks: &'a mut TaskSet,
     executor: &'a Executor,
+    client_of: &'a dyn Fn(&str) -> Client,
     caches: &'a Caches,
     /// What has to be complete before the controllers act.
     ready: Vec<Readiness>,
@@ -107,7 +130,8 @@ impl All<'_> {
 
     fn run_on<C: Controller>(&mut self, controller: C, queue: &Queue<C::Key>, connect: Connect<C>) {
         let name = controller.name();
-        let runner = Runner::with_queue(controller, self.executor, queue.clone());
+        let executor = self.executor.acting((self.client_of)(account(name)));
+        let runner = Runner::with_queue(controller, &executor, queue.clone());
         connect(runner.controller(), self.caches, queue);
         let ready = self.ready.clone();
         let synced = async move {

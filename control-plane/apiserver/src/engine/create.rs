@@ -81,12 +81,18 @@ async fn attempt(
         ));
     }
     if options.dry_run {
+        admission::quota::charge(call, &object, true).await?;
         return Ok(Some(Reply::Object {
             code: 201,
             value: object,
         }));
     }
-    match write::put(call, key, &object, Expect::Absent).await {
+    let charge = admission::quota::charge(call, &object, false).await?;
+    let put = write::put(call, key, &object, Expect::Absent).await;
+    if put.is_err() {
+        charge.refund(call).await;
+    }
+    match put {
         Ok(written) => {
             claim.keep();
             Ok(Some(Reply::Stored {

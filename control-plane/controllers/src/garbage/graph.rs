@@ -111,6 +111,17 @@ impl Graph {
         uids.filter_map(|uid| self.objects.get(uid).cloned()).collect()
     }
 
+    /// How many objects of each resource a namespace has.
+    #[must_use]
+    pub fn counts(&self, namespace: &str) -> HashMap<ResourceType, usize> {
+        let mut counts = HashMap::new();
+        let uids = self.namespaces.get(namespace).into_iter().flatten();
+        for object in uids.filter_map(|uid| self.objects.get(uid)) {
+            *counts.entry(object.object.resource.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// How many objects there are.
     #[must_use]
     pub fn len(&self) -> usize {
