@@ -247,3 +247,15 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 pub fn to_pod(ctx: TcContext) -> i32 {
     reply(&ctx)
 }
+
+/// Ingress of a device that leads out of the node: packets from other machines.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    request(&ctx)
+}
+
+/// Egress of a device that leads out of the node: packets to other machines.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    reply(&ctx)
+}

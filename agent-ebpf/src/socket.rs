@@ -2,10 +2,10 @@
 use crate::maps::{Kernel, REPLIES, SOCKETS, count};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval};
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
-use core::ptr::{addr_of, addr_of_mut};
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_get};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use core::ptr::{addr_of, addr_of_mut, null_mut};
 use datapath_abi::{Address, Be16, Proto, Reason, ReplyKey, ReplyValue, SocketRecord};
 use datapath_logic::socket::{self, Verdict};
 
@@ -230,6 +230,37 @@ fn rename<F: Family>(ctx: &SockAddrContext, others: bool, reason: Reason) -> i32
         set_port(ctx.sock_addr, service_port);
         count(reason);
     }
+    ALLOW
+}
+
+/// A socket that ends takes its entry in the table of replies along: what is left there are sockets that live, however many
+/// come and go, and user space finds those whose endpoint is gone.
+#[inline(always)]
+fn released(ctx: &SockContext) {
+    // SAFETY: the kernel passes a valid socket; its type admits this read of four bytes.
+    if unsafe { addr_of!((*ctx.sock).protocol).read_volatile() } != Proto::UDP.0 as u32 {
+        return;
+    }
+    let sockets = addr_of!(SOCKETS).cast_mut().cast();
+    // SAFETY: the helper finds the record or nothing; nobody else uses the socket any more.
+    let record = unsafe {
+        bpf_sk_storage_get(sockets, ctx.as_ptr(), null_mut(), 0)
+            .cast::<SocketRecord>()
+            .as_ref()
+            .copied()
+    };
+    if let Some(r) = record
+        && r.service_port.raw() != 0
+    {
+        // SAFETY: the helper accepts this context.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        let _ = REPLIES.remove(&ReplyKey::new(cookie, r.backend, r.backend_port));
+    }
+}
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    released(&ctx);
     ALLOW
 }
 

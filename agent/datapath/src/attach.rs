@@ -4,12 +4,26 @@ use crate::sys;
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, tc};
+use aya::programs::{LinkOrder, Program, SchedClassifier, TcAttachType, tc};
 use datapath_abi::programs;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
+
+/// The socket hooks and their attach types (`enum bpf_attach_type`), in the order in which they are attached: the ways back
+/// first, so that no socket is sent to an endpoint before its replies can be named.
+pub(crate) const SOCKET_HOOKS: [(&str, u32); 9] = [
+    ("sock_release", 34),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+    ("recvmsg4", 19),
+    ("recvmsg6", 20),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("connect4", 10),
+    ("connect6", 11),
+];
 
 /// Where our filter stands among others of a device, before Linux 6.6.
 const TC_PRIORITY: u16 = 1;
@@ -18,41 +32,70 @@ const TC_HANDLE: TcHandle = TcHandle::new(0, 1);
 /// Attaches every socket hook to the cgroup, or exchanges the program of the link that is pinned already.
 pub(crate) fn socket_hooks(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), DatapathError> {
     let folder = File::open(cgroup).map_err(DatapathError::path(cgroup))?;
-    for name in programs::SOCKET_HOOKS {
-        let program: &mut CgroupSockAddr = ebpf
-            .program_mut(name)
-            .ok_or_else(|| DatapathError::Missing(name.into()))?
-            .try_into()
-            .map_err(|_| DatapathError::Missing(name.into()))?;
-        socket_hook(program, &folder, &links.join(name)).map_err(|source| DatapathError::Attach {
-            program: name.into(),
-            to: cgroup.display().to_string(),
-            source,
+    for (name, attach_type) in SOCKET_HOOKS {
+        let program = loaded(ebpf, name)?;
+        socket_hook(program, attach_type, &folder, &links.join(name)).map_err(|source| {
+            DatapathError::Attach {
+                program: name.into(),
+                to: cgroup.display().to_string(),
+                source: source.into(),
+            }
         })?;
     }
     Ok(())
 }
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+/// The descriptor of a loaded program.
+fn loaded<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, DatapathError> {
+    let fd = match ebpf.program(name) {
+        Some(Program::CgroupSockAddr(p)) => p.fd(),
+        Some(Program::CgroupSock(p)) => p.fd(),
+        _ => return Err(DatapathError::Missing(name.into())),
+    };
+    fd.map(|fd| fd.as_fd()).map_err(|e| DatapathError::Program {
+        name: name.into(),
+        source: Box::new(e),
+    })
+}
 
-fn socket_hook(program: &mut CgroupSockAddr, cgroup: &File, pin: &Path) -> Result<(), Source> {
+pub(crate) type Source = Box<dyn std::error::Error + Send + Sync>;
+
+fn socket_hook(program: BorrowedFd<'_>, attach_type: u32, cgroup: &File, pin: &Path) -> io::Result<()> {
     if pin.exists() {
-        match exchange(pin, program.fd()?.as_fd()) {
+        match exchange(pin, program) {
             Ok(()) => return Ok(()),
             // The cgroup that the link was made for is gone (ENOLINK): this is another one of the same name.
             Err(_) => fs::remove_file(pin)?,
         }
     }
-    // A link always allows others beside it, and takes no flag that says so.
-    let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(pin)?;
-    Ok(())
+    // A link always allows others beside it.
+    let link = sys::link_create(program, cgroup.as_raw_fd() as u32, attach_type, 0)?;
+    sys::pin(link.as_fd(), pin)
 }
 
-fn exchange(pin: &Path, program: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn exchange(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let link = sys::open_pinned(pin)?;
     sys::link_update(link.as_fd(), program)
+}
+
+/// What a device is to us; decides its programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// The host's side of a pod's device.
+    Pod,
+    /// A device through which other machines are reached.
+    Uplink,
+}
+
+impl Role {
+    fn program(self, side: Side) -> &'static str {
+        match (self, side) {
+            (Self::Pod, Side::Ingress) => programs::FROM_POD,
+            (Self::Pod, Side::Egress) => programs::TO_POD,
+            (Self::Uplink, Side::Ingress) => programs::FROM_UPLINK,
+            (Self::Uplink, Side::Egress) => programs::TO_UPLINK,
+        }
+    }
 }
 
 /// One direction of a device.
@@ -63,6 +106,18 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// The ways back first: no packet is sent to an endpoint before its answer can be shown as the service's.
+    const BACK_FIRST: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    /// That of a pin's name.
+    fn of_pin(name: &str) -> Option<Self> {
+        match name.rsplit_once(':')?.1 {
+            "ingress" => Some(Self::Ingress),
+            "egress" => Some(Self::Egress),
+            _ => None,
+        }
+    }
+
     fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
@@ -80,25 +135,26 @@ impl Side {
     }
 }
 
-/// Attaches `program` to one side of a device of the calling thread's network namespace.
-pub(crate) fn device(
-    ebpf: &mut Ebpf,
-    program: &str,
-    device: &str,
-    side: Side,
-    devices: &Path,
-) -> Result<(), DatapathError> {
-    let name = program;
-    let program: &mut SchedClassifier = ebpf
-        .program_mut(name)
-        .ok_or_else(|| DatapathError::Missing(name.into()))?
+/// Attaches the programs of `role` to both sides of a device of the calling thread's network namespace.
+pub(crate) fn device(ebpf: &mut Ebpf, role: Role, device: &str, pins: &Path) -> Result<(), DatapathError> {
+    for side in Side::BACK_FIRST {
+        let name = role.program(side);
+        let program = classifier(ebpf, name)?;
+        attach(program, device, side, &side.pin(pins, device)).map_err(|source| DatapathError::Attach {
+            program: name.into(),
+            to: format!("device {device}"),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let missing = || DatapathError::Missing(name.into());
+    ebpf.program_mut(name)
+        .ok_or_else(missing)?
         .try_into()
-        .map_err(|_| DatapathError::Missing(name.into()))?;
-    attach(program, device, side, &side.pin(devices, device)).map_err(|source| DatapathError::Attach {
-        program: name.into(),
-        to: format!("device {device}"),
-        source,
-    })
+        .map_err(|_| missing())
 }
 
 fn attach(program: &mut SchedClassifier, device: &str, side: Side, pin: &Path) -> Result<(), Source> {
@@ -128,17 +184,17 @@ fn has_tcx() -> bool {
 }
 
 /// Whether the pinned link is that of the device that now has this name.
-fn is_of(pin: &Path, device: &str) -> bool {
+pub(crate) fn is_of(pin: &Path, device: &str) -> bool {
     let Ok(index) = device_index(device) else {
         return false;
     };
     sys::open_pinned(pin)
-        .and_then(|fd| sys::tcx_device(fd.as_fd()))
+        .and_then(|fd| sys::link_device(fd.as_fd()))
         .is_ok_and(|of| of == index)
 }
 
 /// The index of a device in the calling thread's network namespace.
-fn device_index(device: &str) -> rustix::io::Result<u32> {
+pub(crate) fn device_index(device: &str) -> rustix::io::Result<u32> {
     use rustix::net::{AddressFamily, SocketType, netdevice, socket};
     netdevice::name_to_index(socket(AddressFamily::INET, SocketType::DGRAM, None)?, device)
 }
@@ -165,45 +221,41 @@ fn attach_filter(program: &mut SchedClassifier, device: &str, side: Side) -> Res
     Ok(())
 }
 
-/// Detaches our programs from a device; one that is gone already is no error.
-pub(crate) fn detach(device: &str, devices: &Path) -> Result<(), DatapathError> {
-    for (side, program) in [
-        (Side::Ingress, programs::FROM_POD),
-        (Side::Egress, programs::TO_POD),
-    ] {
-        let pin = side.pin(devices, device);
-        match sys::open_pinned(&pin) {
-            Ok(link) => {
-                // A link that ended with its device has nothing to detach from; whatever else goes wrong, the pin goes.
-                let _ = sys::link_detach(link.as_fd());
-                fs::remove_file(&pin).map_err(DatapathError::path(&pin))?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                // No link: a filter, or nothing.
-                let _ = tc::qdisc_detach_program(device, side.attach_type(), program);
-            }
-            Err(e) => return Err(DatapathError::path(&pin)(e)),
+/// Detaches the programs of `role` from a device; one that is gone already is no error.
+pub(crate) fn detach(role: Role, device: &str, pins: &Path) -> Result<(), DatapathError> {
+    for side in [Side::Ingress, Side::Egress] {
+        if !unpin(&side.pin(pins, device))? {
+            // No link: a filter, or nothing.
+            let _ = tc::qdisc_detach_program(device, side.attach_type(), role.program(side));
         }
     }
     Ok(())
 }
 
+/// Detaches a pinned link and removes its pin; false if there was none.
+pub(crate) fn unpin(pin: &Path) -> Result<bool, DatapathError> {
+    match sys::open_pinned(pin) {
+        Ok(link) => {
+            // A link that ended with its device has nothing to detach from; whatever else goes wrong, the pin goes.
+            let _ = sys::link_detach(link.as_fd());
+            fs::remove_file(pin).map_err(DatapathError::path(pin))?;
+            Ok(true)
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(DatapathError::path(pin)(e)),
+    }
+}
+
 /// Exchanges the programs of all devices that an earlier agent attached; links of devices that are gone are removed.
-pub(crate) fn adopt_devices(ebpf: &mut Ebpf, devices: &Path) -> Result<usize, DatapathError> {
+pub(crate) fn adopt_devices(ebpf: &mut Ebpf, role: Role, pins: &Path) -> Result<usize, DatapathError> {
     let mut adopted = 0;
-    for entry in fs::read_dir(devices).map_err(DatapathError::path(devices))? {
-        let pin = entry.map_err(DatapathError::path(devices))?.path();
+    for entry in fs::read_dir(pins).map_err(DatapathError::path(pins))? {
+        let pin = entry.map_err(DatapathError::path(pins))?.path();
         let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let program = if name.ends_with(":ingress") {
-            programs::FROM_POD
-        } else {
-            programs::TO_POD
+        let Some(side) = Side::of_pin(&name) else {
+            continue;
         };
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(program)
-            .ok_or_else(|| DatapathError::Missing(program.into()))?
-            .try_into()
-            .map_err(|_| DatapathError::Missing(program.into()))?;
+        let program = classifier(ebpf, role.program(side))?;
         let fd = program.fd().map_err(|e| DatapathError::Program {
             name: name.clone(),
             source: Box::new(e),
@@ -217,9 +269,9 @@ pub(crate) fn adopt_devices(ebpf: &mut Ebpf, devices: &Path) -> Result<usize, Da
     Ok(adopted)
 }
 
-/// Whether a link is pinned here.
+/// Whether every socket hook's link is pinned here.
 pub(crate) fn is_attached(links: &Path) -> bool {
-    programs::SOCKET_HOOKS
+    SOCKET_HOOKS
         .iter()
-        .all(|name| PinnedLink::from_pin(links.join(name)).is_ok())
+        .all(|(name, _)| PinnedLink::from_pin(links.join(name)).is_ok())
 }

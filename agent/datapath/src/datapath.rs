@@ -1,23 +1,25 @@
 //! The data path of one node, as the agent holds it.
 use crate::attach::{self, Role};
+use crate::collect::{self, Collected, Connection};
 use crate::dump::{Dump, Pins};
 use crate::error::DatapathError;
 use crate::object;
 use crate::size::Sizes;
 use crate::sockets;
+use crate::stale::Stale;
 use crate::table::{Single, Table};
 use crate::xdp::{self, XdpChoice, XdpMode};
 use agent_services::{Changes, EndedBackend, Existing};
 use aya::Ebpf;
 use datapath_abi::{
-    Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Owner, Proto, Range, ReplyKey,
+    Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Owner, Range, ReplyKey,
     ReplyValue, SERVICE_RANGES, SetId, Settings, maps,
 };
-use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a node's data path needs to know.
 #[derive(Clone, Debug)]
@@ -122,44 +124,74 @@ impl Datapath {
         self.frontends.delete(&c.gone_frontends)?;
         self.backends.delete(&c.gone_backends)?;
         self.owners.delete(&gone)?;
-        self.end_flows(&c.ended)
+        self.end_flows(&c.ended, &c.gone_frontends)
     }
 
-    /// Ends what goes on without connections towards endpoints that are gone. TCP flows stay: they end themselves.
-    fn end_flows(&self, ended: &[EndedBackend]) -> Result<(), DatapathError> {
-        let gone: HashSet<_> = ended
-            .iter()
-            .filter(|e| e.proto == Proto::UDP)
-            .map(|e| (e.set, e.addr, e.port))
-            .collect();
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let flows = self.flows.entries()?;
-        let stale = flows.iter().filter(|(key, flow)| {
-            let (addr, port) = flow.endpoint(key);
-            key.proto == Proto::UDP && gone.contains(&(flow.set, addr, port))
-        });
-        let keys: Vec<_> = stale.map(|(key, _)| *key).collect();
-        self.flows.delete(&keys)?;
-        self.end_sockets(ended)
-    }
-
-    /// Without this the data path still serves everything new, so a failure is told and nothing else.
-    fn end_sockets(&self, ended: &[EndedBackend]) -> Result<(), DatapathError> {
-        let Some(cgroup) = &self.cgroup else {
-            return Ok(());
-        };
-        let stale = sockets::stale(&self.replies.entries()?, ended);
+    /// Ends what goes on without connections towards endpoints that are gone, or under fronts that are gone. TCP flows stay:
+    /// they end themselves.
+    fn end_flows(&self, ended: &[EndedBackend], fronts: &[FrontendKey]) -> Result<(), DatapathError> {
+        let stale = Stale::of(ended, fronts);
         if stale.is_empty() {
             return Ok(());
         }
-        match sockets::end(cgroup, &stale) {
+        let flows = self.flows.entries()?;
+        let keys: Vec<_> = flows
+            .iter()
+            .filter(|(key, flow)| stale.has_flow(key, flow))
+            .map(|(key, _)| *key)
+            .collect();
+        self.flows.delete(&keys)?;
+        self.end_sockets(&stale)
+    }
+
+    /// Without this the data path still serves everything new, so a failure is told and nothing else.
+    fn end_sockets(&self, stale: &Stale) -> Result<(), DatapathError> {
+        let Some(cgroup) = &self.cgroup else {
+            return Ok(());
+        };
+        let sockets = stale.sockets(&self.replies.entries()?);
+        if sockets.is_empty() {
+            return Ok(());
+        }
+        match sockets::end(cgroup, &sockets) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "UDP sockets ended whose endpoint is gone"),
             Err(error) => tracing::warn!(%error, "UDP sockets of endpoints that are gone cannot be ended"),
         }
         Ok(())
+    }
+
+    /// Deletes flows that are over, and under pressure those that are worth least. `now` is the time since boot
+    /// ([`since_boot`](crate::since_boot)). One walk costs about a microsecond for each entry; once in some ten seconds is enough.
+    pub fn collect(&self, now: Duration) -> Result<Collected, DatapathError> {
+        let entries = self.flows.entries()?;
+        let before = entries.len();
+        let plan = collect::plan(entries, now, self.flows.capacity());
+        let over = self.delete_unchanged(&plan.over)?;
+        let pressed_out = self.delete_unchanged(&plan.pressed_out)?;
+        Ok(Collected {
+            deleted: over + pressed_out,
+            pressed_out,
+            live: before - over - pressed_out,
+            capacity: self.flows.capacity(),
+        })
+    }
+
+    /// Deletes the entries of connections none of whose entries has changed since.
+    fn delete_unchanged(&self, connections: &[Connection]) -> Result<usize, DatapathError> {
+        let mut deleted = 0;
+        for connection in connections {
+            let mut changed = false;
+            for (key, flow) in &connection.entries {
+                changed |= self.flows.get(key)?.is_some_and(|now| now != *flow);
+            }
+            if !changed {
+                for (key, _) in &connection.entries {
+                    deleted += usize::from(self.flows.delete_one(key)?);
+                }
+            }
+        }
+        Ok(deleted)
     }
 
     /// Forgets all flows that are translated per packet: connections that use them break.
@@ -236,4 +268,10 @@ impl Datapath {
             _ => Ok(()),
         }
     }
+}
+
+/// The clock of the flows: time since boot, without that spent asleep (`CLOCK_MONOTONIC`, what `bpf_ktime_get_ns` reads).
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
 }

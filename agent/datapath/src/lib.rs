@@ -5,19 +5,24 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod attach;
+mod collect;
 mod datapath;
 mod dump;
 mod error;
 mod object;
 mod size;
 mod sockets;
+mod stale;
 mod sys;
 mod table;
 mod verify;
+mod xdp;
 
 pub use agent_services::{Changes, Existing};
-pub use datapath::{Datapath, DatapathConfig};
+pub use collect::Collected;
+pub use datapath::{Datapath, DatapathConfig, since_boot};
 pub use dump::{CounterRow, Dump, FlowRow, MapRow, Pins, ServiceRow};
 pub use error::DatapathError;
 pub use size::Sizes;
 pub use verify::{VerifiedProgram, verified_programs};
+pub use xdp::{XdpChoice, XdpMode};

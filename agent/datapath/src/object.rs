@@ -4,7 +4,7 @@ use crate::size::Sizes;
 use aya::programs::{Program, ProgramType, SchedClassifier, TestRun as _, TestRunOptions};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
-use datapath_abi::{globals, maps, programs};
+use datapath_abi::{globals, maps};
 use std::path::Path;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skep.o"));
@@ -42,17 +42,15 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     for (name, program) in ebpf.programs_mut() {
         let result = match program {
             Program::CgroupSockAddr(p) => p.load(),
+            Program::CgroupSock(p) => p.load(),
             Program::SchedClassifier(p) => p.load(),
+            Program::Xdp(p) => p.load(),
             _ => continue,
         };
         result.map_err(|source| DatapathError::Program {
             name: name.to_owned(),
             source: Box::new(source),
         })?;
-    }
-    for name in programs::SOCKET_HOOKS {
-        ebpf.program(name)
-            .ok_or_else(|| DatapathError::Missing(name.into()))?;
     }
     Ok(())
 }

@@ -5,8 +5,7 @@
 //! namespace with their cookies (`sock_diag(7)`) and ends the ones that are named (SOCK_DESTROY). The program sees
 //! ECONNABORTED, and sockets that were connected to the pod itself are left alone. (The sockets' own records would name them
 //! more directly, but the kernel tells those of TCP sockets only.)
-use agent_services::EndedBackend;
-use datapath_abi::{Address, Be16, Proto, ReplyKey, ReplyValue};
+use datapath_abi::{Address, Be16, Proto};
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, sendto, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -82,25 +81,11 @@ struct Answer {
     inode: u32,
 }
 
-/// A socket by its cookie, and the endpoint that it is connected to.
-type Stale = HashSet<(u64, Address, Be16)>;
-
-/// The sockets that were sent to one of the `ended` endpoints as part of its set.
-pub(crate) fn stale(replies: &[(ReplyKey, ReplyValue)], ended: &[EndedBackend]) -> Stale {
-    let gone: HashSet<_> = ended
-        .iter()
-        .filter(|e| e.proto == Proto::UDP)
-        .map(|e| (e.set, e.addr, e.port))
-        .collect();
-    replies
-        .iter()
-        .filter(|(key, value)| gone.contains(&(value.set, key.addr, key.port)))
-        .map(|(key, _)| (key.cookie, key.addr, key.port))
-        .collect()
-}
+/// Sockets by their cookies, and the endpoints that they are connected to.
+pub(crate) type Sockets = HashSet<(u64, Address, Be16)>;
 
 /// Ends these sockets among those of all processes below `cgroup`. Returns how many were still there.
-pub(crate) fn end(cgroup: &Path, stale: &Stale) -> io::Result<usize> {
+pub(crate) fn end(cgroup: &Path, stale: &Sockets) -> io::Result<usize> {
     let mut count = 0;
     for namespace in namespaces(cgroup)? {
         // A namespace may end between the listing and this.
@@ -130,7 +115,7 @@ fn namespaces(cgroup: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found.into_values().collect())
 }
 
-fn end_within(namespace: &Path, stale: &Stale) -> io::Result<usize> {
+fn end_within(namespace: &Path, stale: &Sockets) -> io::Result<usize> {
     let socket = open_within(File::open(namespace)?)?;
     let mut count = 0;
     for family in [AF_INET, AF_INET6] {
@@ -153,7 +138,7 @@ fn open_within(namespace: File) -> io::Result<OwnedFd> {
 }
 
 /// The sockets of one family that are stale.
-fn list(socket: BorrowedFd<'_>, family: u8, stale: &Stale) -> io::Result<Vec<SocketId>> {
+fn list(socket: BorrowedFd<'_>, family: u8, stale: &Sockets) -> io::Result<Vec<SocketId>> {
     let body = request(family, ANY_STATE, SocketId::new_zeroed());
     send(
         socket,
@@ -177,7 +162,7 @@ fn list(socket: BorrowedFd<'_>, family: u8, stale: &Stale) -> io::Result<Vec<Soc
 
 /// The socket of one answer, if it is stale. Its peer has to be the endpoint still: an unconnected socket has none, and its
 /// next datagram is decided anew; another may have connected elsewhere since.
-fn matching(body: &[u8], stale: &Stale) -> Option<SocketId> {
+fn matching(body: &[u8], stale: &Sockets) -> Option<SocketId> {
     let (answer, _) = Answer::read_from_prefix(body).ok()?;
     let [low, high] = answer.id.cookie;
     let peer = match answer.family {
@@ -262,42 +247,6 @@ fn error(body: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use datapath_abi::SetId;
-
-    fn ended(set: u32, port: u16, proto: Proto) -> EndedBackend {
-        EndedBackend {
-            set: SetId(set),
-            addr: Address::from_v4_word(7),
-            port: Be16::new(port),
-            proto,
-        }
-    }
-
-    #[test]
-    fn only_sockets_that_the_set_sent_to_its_endpoint_are_stale() {
-        let reply = |cookie, set| {
-            let key = ReplyKey::new(cookie, Address::from_v4_word(7), Be16::new(53));
-            let value = ReplyValue {
-                set: SetId(set),
-                ..ReplyValue::default()
-            };
-            (key, value)
-        };
-        let replies = [reply(1, 1), reply(2, 2)];
-        let found = stale(
-            &replies,
-            &[
-                ended(1, 53, Proto::UDP),
-                ended(2, 53, Proto::TCP),
-                ended(2, 54, Proto::UDP),
-            ],
-        );
-        assert_eq!(
-            found.into_iter().map(|(cookie, ..)| cookie).collect::<Vec<_>>(),
-            [1]
-        );
-    }
-
     #[test]
     fn a_cut_or_nonsensical_message_ends_the_reading() {
         assert_eq!(messages(&[0; 40]).count(), 0);

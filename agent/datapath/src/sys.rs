@@ -15,11 +15,13 @@ const MAP_LOOKUP_ELEM: u32 = 1;
 const MAP_UPDATE_ELEM: u32 = 2;
 const MAP_DELETE_ELEM: u32 = 3;
 const MAP_GET_NEXT_KEY: u32 = 4;
+const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
 const MAP_DELETE_BATCH: u32 = 27;
+const LINK_CREATE: u32 = 28;
 const LINK_UPDATE: u32 = 29;
 const LINK_DETACH: u32 = 34;
 
@@ -57,6 +59,14 @@ struct LinkUpdateAttr {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct LinkCreateAttr {
+    prog_fd: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -138,10 +148,10 @@ pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     Ok(info)
 }
 
-/// The head of `struct bpf_link_info` of a TCX link.
+/// The head of `struct bpf_link_info` of a TCX or XDP link.
 #[repr(C)]
 #[derive(Default)]
-struct TcxLinkInfo {
+struct DeviceLinkInfo {
     kind: u32,
     id: u32,
     prog_id: u32,
@@ -150,23 +160,114 @@ struct TcxLinkInfo {
     attach_type: u32,
 }
 
-/// `BPF_LINK_TYPE_TCX`.
-const LINK_TCX: u32 = 11;
+/// `BPF_LINK_TYPE_XDP` and `BPF_LINK_TYPE_TCX`.
+const DEVICE_LINKS: [u32; 2] = [6, 11];
 
-/// The index of the device that a TCX link is on; 0 once the device is gone.
-pub(crate) fn tcx_device(link: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut info = TcxLinkInfo::default();
+/// The index of the device that a TCX or XDP link is on; 0 once the device is gone.
+pub(crate) fn link_device(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = DeviceLinkInfo::default();
     let mut attr = InfoAttr {
         fd: raw(link),
-        len: size_of::<TcxLinkInfo>() as u32,
+        len: size_of::<DeviceLinkInfo>() as u32,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     // SAFETY: `info` is as long as `len` says, and the kernel fills at most that.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    if info.kind != LINK_TCX {
+    if !DEVICE_LINKS.contains(&info.kind) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok(info.ifindex)
+}
+
+/// `BPF_XDP` and `XDP_FLAGS_DRV_MODE`.
+const ATTACH_XDP: u32 = 37;
+const DRIVER_MODE: u32 = 1 << 2;
+
+/// Attaches an XDP program to a device's driver, and nowhere else: the error is the driver's own.
+pub(crate) fn xdp_attach_native(program: BorrowedFd<'_>, device: u32) -> io::Result<OwnedFd> {
+    link_create(program, device, ATTACH_XDP, DRIVER_MODE)
+}
+
+/// Attaches a program to a device (by its index) or a cgroup (by its descriptor).
+pub(crate) fn link_create(
+    program: BorrowedFd<'_>,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr {
+        prog_fd: raw(program),
+        target,
+        attach_type,
+        flags,
+    };
+    // SAFETY: no addresses.
+    let fd = unsafe { bpf(LINK_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins an object.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjAttr {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: raw(object),
+        ..ObjAttr::default()
+    };
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { bpf(OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+/// `struct ifreq` with an address in its union.
+#[repr(C)]
+struct DeviceRequest {
+    name: [u8; libc::IFNAMSIZ],
+    data: u64,
+    rest: [u64; 2],
+}
+
+const ETHTOOL_GDRVINFO: u32 = 3;
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
+/// The name of a device's driver.
+pub(crate) fn driver(device: &str) -> io::Result<String> {
+    let mut info = DriverInfo {
+        cmd: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 160],
+    };
+    let mut request = DeviceRequest {
+        name: [0; libc::IFNAMSIZ],
+        data: std::ptr::from_mut(&mut info) as u64,
+        rest: [0; 2],
+    };
+    let n = device.len().min(libc::IFNAMSIZ - 1);
+    request.name[..n].copy_from_slice(&device.as_bytes()[..n]);
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: request and info are live, and laid out as the kernel reads and writes them for this command.
+    let r = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, std::ptr::from_mut(&mut request)) };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let end = info
+        .driver
+        .iter()
+        .position(|&b| b == 0)
+        .unwrap_or(info.driver.len());
+    Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
 }
 
 /// Exchanges the program of a link in one step: no packet or call meets neither.

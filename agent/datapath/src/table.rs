@@ -93,6 +93,18 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(())
     }
 
+    /// One entry.
+    pub fn get(&self, key: &K) -> Result<Option<V>, DatapathError> {
+        let mut value = [V::new_zeroed()];
+        let found = sys::lookup(self.fd.as_fd(), key, &mut value).map_err(failed(self.name, "read"))?;
+        Ok(found.then_some(value[0]))
+    }
+
+    /// Deletes one entry; false if there was none.
+    pub fn delete_one(&self, key: &K) -> Result<bool, DatapathError> {
+        sys::delete(self.fd.as_fd(), key).map_err(failed(self.name, "cleaned"))
+    }
+
     /// All entries. Entries that come or go meanwhile may or may not be among them.
     pub fn entries(&self) -> Result<Vec<(K, V)>, DatapathError> {
         let mut all = Vec::new();

@@ -7,10 +7,11 @@ use agent_services::{
 use anyhow::{Context, Result, bail};
 use datapath_abi::Proto;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const INSIDE: &str = "SKEP_TEST_INSIDE";
 
@@ -121,7 +122,8 @@ impl Lab {
         if v6 {
             args.push("nodad");
         }
-        run(&args)
+        run(&args)?;
+        reachable(ip.parse()?)
     }
 
     /// Plans and writes a service `default/<name>` at `vip` with these endpoints; none removes nothing but its endpoints.
@@ -219,6 +221,23 @@ fn endpoint(addr: IpAddr) -> EndpointView {
         zone_hints: Vec::new(),
         node_hints: Vec::new(),
     }
+}
+
+/// Until an address that was just added is routed: for IPv6 the kernel does that a moment later, on a worker of its own.
+fn reachable(ip: IpAddr) -> Result<()> {
+    let any: IpAddr = if ip.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    };
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while UdpSocket::bind((any, 0))?.connect((ip, 9)).is_err() {
+        if Instant::now() > deadline {
+            bail!("{ip} is not routed");
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// Runs a command in this thread's namespaces.

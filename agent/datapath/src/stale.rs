@@ -1,0 +1,121 @@
+//! What must not go on: datagram flows and sockets whose endpoint, or whose service address, is gone.
+use crate::sockets::Sockets;
+use agent_services::EndedBackend;
+use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FrontendKey, Proto, ReplyKey, ReplyValue, SetId};
+use std::collections::HashSet;
+
+/// Endpoints and fronts that are gone; of UDP only, TCP ends itself.
+pub(crate) struct Stale {
+    endpoints: HashSet<(SetId, Address, Be16)>,
+    fronts: HashSet<(Address, Be16)>,
+}
+
+impl Stale {
+    pub fn of(ended: &[EndedBackend], fronts: &[FrontendKey]) -> Self {
+        let endpoints = ended.iter().filter(|e| e.proto == Proto::UDP);
+        let fronts = fronts.iter().filter(|f| f.proto == Proto::UDP);
+        Self {
+            endpoints: endpoints.map(|e| (e.set, e.addr, e.port)).collect(),
+            fronts: fronts.map(|f| (f.addr, f.port)).collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.fronts.is_empty()
+    }
+
+    /// Whether a flow leads to an endpoint, or comes from a front, that is gone.
+    pub fn has_flow(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if key.proto != Proto::UDP {
+            return false;
+        }
+        let (addr, port) = flow.endpoint(key);
+        self.endpoints.contains(&(flow.set, addr, port))
+            || front(key, flow).is_some_and(|front| self.fronts.contains(&front))
+    }
+
+    /// The sockets that were sent to such an endpoint as part of its set, or by such a front.
+    pub fn sockets(&self, replies: &[(ReplyKey, ReplyValue)]) -> Sockets {
+        let stale = replies.iter().filter(|(key, value)| {
+            self.endpoints.contains(&(value.set, key.addr, key.port))
+                || self.fronts.contains(&(value.addr, value.port))
+        });
+        stale.map(|(key, _)| (key.cookie, key.addr, key.port)).collect()
+    }
+}
+
+/// The front of a flow, as far as the entry knows it.
+fn front(key: &FlowKey, flow: &Flow) -> Option<(Address, Be16)> {
+    match flow.role {
+        FlowRole::FORWARD => Some((key.dst, key.dport)),
+        FlowRole::REPLY => Some((flow.addr, flow.port)),
+        FlowRole::UNMASQUERADE => Some((flow.nat, flow.nat_port)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u32) -> Address {
+        Address::from_v4_word(n)
+    }
+
+    fn ended(set: u32, port: u16, proto: Proto) -> EndedBackend {
+        EndedBackend {
+            set: SetId(set),
+            addr: address(7),
+            port: Be16::new(port),
+            proto,
+        }
+    }
+
+    fn reply(cookie: u64, set: u32, front: u32) -> (ReplyKey, ReplyValue) {
+        let value = ReplyValue {
+            set: SetId(set),
+            addr: address(front),
+            port: Be16::new(53),
+            zero: 0,
+        };
+        (ReplyKey::new(cookie, address(7), Be16::new(53)), value)
+    }
+
+    fn cookies(stale: &Stale, replies: &[(ReplyKey, ReplyValue)]) -> Vec<u64> {
+        stale
+            .sockets(replies)
+            .into_iter()
+            .map(|(cookie, ..)| cookie)
+            .collect()
+    }
+
+    #[test]
+    fn only_sockets_that_the_set_sent_to_its_endpoint_are_stale() {
+        let gone = [
+            ended(1, 53, Proto::UDP),
+            ended(2, 53, Proto::TCP),
+            ended(2, 54, Proto::UDP),
+        ];
+        let stale = Stale::of(&gone, &[]);
+        assert_eq!(cookies(&stale, &[reply(1, 1, 9), reply(2, 2, 9)]), [1]);
+    }
+
+    #[test]
+    fn sockets_and_flows_of_a_front_that_is_gone_are_stale() {
+        let front = FrontendKey::new(address(9), Be16::new(53), Proto::UDP);
+        let stale = Stale::of(&[], &[front]);
+        assert_eq!(cookies(&stale, &[reply(1, 1, 9), reply(2, 1, 8)]), [1]);
+        let key = FlowKey {
+            dst: address(9),
+            dport: Be16::new(53),
+            proto: Proto::UDP,
+            ..FlowKey::default()
+        };
+        assert!(stale.has_flow(&key, &Flow::default()));
+        let tcp = FlowKey {
+            proto: Proto::TCP,
+            ..key
+        };
+        assert!(!stale.has_flow(&tcp, &Flow::default()));
+    }
+}
