@@ -1,7 +1,8 @@
 //! From an address that a client uses to an endpoint, or to the reason why there is none.
 use crate::Tables;
 use datapath_abi::{
-    Address, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue, Proto, Scope,
+    Address, Affinity, AffinityKey, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue,
+    MAGLEV_PLACES, MaglevKey, Member, MemberKey, Proto, Scope, SourceRangeKey,
 };
 
 /// An endpoint and where it stands.
@@ -27,6 +28,8 @@ pub enum Refusal {
     NoEndpoint,
     /// It has some, but none on this node, and its policy is Local.
     NoLocalEndpoint,
+    /// The client is in none of the service's source ranges.
+    SourceNotAllowed,
     /// The address is a service's, the port is not.
     NoPort,
     /// The address is of the service range, and nobody's.
@@ -46,48 +49,182 @@ pub enum Found {
     Nowhere(Refusal),
 }
 
-/// Finds an endpoint for a new connection to `addr:port`.
+/// What a client addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Front {
+    pub addr: Address,
+    pub port: Be16,
+    pub proto: Proto,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Client {
+    pub scope: Scope,
+    /// By whom the client is known for affinity: its address, or on the socket path its network namespace.
+    pub known_as: Address,
+    /// The address for source ranges; `None` if it is not known yet, and the packets have to be asked.
+    pub source: Option<Address>,
+    /// The client's port; 0 if not known.
+    pub port: Be16,
+}
+
+/// Finds an endpoint for a new connection.
 ///
-/// Two look-ups for a service, one for any other address outside the service ranges.
+/// Two look-ups for a service, one for any other address outside the service ranges; more for source ranges, affinity and
+/// Maglev where the frontend asks for them.
 #[inline(always)]
-pub fn find<T: Tables>(
-    tables: &T,
-    addr: Address,
-    port: Be16,
-    proto: Proto,
-    scope: Scope,
-    earlier: Option<Earlier>,
-) -> Found {
-    let key = FrontendKey::new(addr, port, proto);
+pub fn find<T: Tables>(tables: &T, front: &Front, client: &Client, earlier: Option<Earlier>) -> Found {
+    let key = FrontendKey::new(front.addr, front.port, front.proto);
     // The frontend may flip to a new generation, and the old slots vanish, between the two look-ups; the second round
     // then reads the new frontend. Two flips within a microsecond do not happen, and are counted if they do.
     for _ in 0..2 {
         let Some(frontend) = tables.frontend(&key) else {
-            return unknown(tables, addr);
+            return unknown(tables, front.addr);
         };
-        let (first, usable) = frontend.usable(scope);
-        if usable == 0 {
-            return Found::Nowhere(empty(&frontend, scope));
+        if frontend.flags.has(FrontendFlags::HERE) {
+            return Found::NotAService;
         }
-        if let Some(choice) = keep(tables, &frontend, scope, earlier) {
+        if frontend.flags.has(FrontendFlags::RANGES) {
+            let Some(source) = client.source else {
+                return Found::NotAService;
+            };
+            if !tables.admits(&SourceRangeKey::client(frontend.set, source)) {
+                return Found::Nowhere(Refusal::SourceNotAllowed);
+            }
+        }
+        let (first, usable) = frontend.usable(client.scope);
+        if usable == 0 {
+            return Found::Nowhere(empty(&frontend, client.scope));
+        }
+        if let Some(choice) = keep(tables, &frontend, client.scope, earlier) {
             return Found::Endpoint(choice);
         }
-        let slot = first.wrapping_add(scale(tables.random(), usable));
+        let slot = match remembered(tables, &frontend, client) {
+            Some(slot) => slot,
+            None => draw(tables, &frontend, front, client, first, usable),
+        };
         if let Some(backend) = tables.backend(&slot_key(&frontend, slot)) {
-            return Found::Endpoint(Choice {
+            let choice = Choice {
                 frontend,
                 slot,
                 backend,
-            });
+            };
+            if frontend.affinity != 0 {
+                remember(tables, &choice, client);
+            }
+            return Found::Endpoint(choice);
         }
     }
     Found::Nowhere(Refusal::SlotMissing)
 }
 
+/// A slot by chance; or for clients from outside, where the frontend says so, the one that every node draws for this connection.
+#[inline(always)]
+fn draw<T: Tables>(
+    tables: &T,
+    frontend: &FrontendValue,
+    front: &Front,
+    client: &Client,
+    first: u16,
+    usable: u16,
+) -> u16 {
+    let shared = frontend.flags.has(FrontendFlags::MAGLEV)
+        && matches!(client.scope, Scope::Outside)
+        && !frontend.is_local_for(Scope::Outside);
+    if shared {
+        let key = MaglevKey {
+            set: frontend.set,
+            generation: frontend.generation,
+            zero: 0,
+        };
+        let place = scale(connection_hash(front, client), MAGLEV_PLACES as u16);
+        if let Some(slot) = tables.maglev(&key, place) {
+            return slot;
+        }
+    }
+    first.wrapping_add(scale(tables.random(), usable))
+}
+
+/// The slot of the endpoint that the client keeps, if it does, and the endpoint still is one that it may be given.
+#[inline(always)]
+fn remembered<T: Tables>(tables: &T, frontend: &FrontendValue, client: &Client) -> Option<u16> {
+    if frontend.affinity == 0 {
+        return None;
+    }
+    let kept = tables.affinity(&AffinityKey {
+        client: client.known_as,
+        set: frontend.set,
+    })?;
+    let age = tables.now().saturating_sub(kept.seen);
+    if age > frontend.affinity as u64 * 1_000_000_000 {
+        return None;
+    }
+    let member = tables.member(&MemberKey {
+        set: frontend.set,
+        generation: frontend.generation,
+        port: kept.port,
+        addr: kept.addr,
+    })?;
+    let slot = if frontend.is_local_for(client.scope) {
+        member.local_slot
+    } else {
+        member.slot
+    };
+    (slot != Member::NOWHERE).then_some(slot)
+}
+
+#[inline(always)]
+fn remember<T: Tables>(tables: &T, choice: &Choice, client: &Client) {
+    let key = AffinityKey {
+        client: client.known_as,
+        set: choice.frontend.set,
+    };
+    tables.keep_affinity(
+        &key,
+        &Affinity {
+            addr: choice.backend.addr,
+            port: choice.backend.port,
+            zero: [0; 3],
+            seen: tables.now(),
+        },
+    );
+}
+
+/// Every node computes the same of a connection. Each word is stirred in by a multiplication with an odd constant; the end is
+/// the finisher of MurmurHash3, which lets every bit of the input reach the high bits that are used.
+#[inline(always)]
+fn connection_hash(front: &Front, client: &Client) -> u32 {
+    let (a, b) = (client.known_as.words(), front.addr.words());
+    let ports = (client.port.raw() as u32) << 16 | front.port.raw() as u32;
+    let words = [
+        a[0],
+        a[1],
+        a[2],
+        a[3],
+        b[0],
+        b[1],
+        b[2],
+        b[3],
+        ports,
+        front.proto.0 as u32,
+    ];
+    let mut h = 0x9747_b28c_u32;
+    let mut i = 0;
+    while i < 10 {
+        h = (h ^ u32::from_be(words[i])).wrapping_mul(0x85eb_ca6b);
+        h = h.rotate_left(13);
+        i += 1;
+    }
+    h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
+    h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
+    h ^ (h >> 16)
+}
+
 /// What an address without a frontend of this port is.
 #[inline(always)]
 pub fn unknown<T: Tables>(tables: &T, addr: Address) -> Found {
-    if !tables.is_service_address(addr) {
+    if !tables.settings().is_some_and(|s| s.is_service_address(addr)) {
         return Found::NotAService;
     }
     match tables.frontend(&FrontendKey::whole_address(addr)) {
@@ -142,152 +279,9 @@ fn slot_key(frontend: &FrontendValue, slot: u16) -> BackendKey {
 
 /// Maps 32 random bits onto `0..n` without a division.
 #[inline(always)]
-fn scale(random: u32, n: u16) -> u16 {
+pub(crate) fn scale(random: u32, n: u16) -> u16 {
     ((random as u64 * n as u64) >> 32) as u16
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::packet::tests::ip;
-    use datapath_abi::SetId;
-    use std::cell::Cell;
-    use std::collections::HashMap;
-
-    /// Service tables on the host.
-    #[derive(Default)]
-    pub(crate) struct Host {
-        pub frontends: HashMap<FrontendKey, FrontendValue>,
-        pub backends: HashMap<BackendKey, Backend>,
-        pub ranges: std::vec::Vec<datapath_abi::Range>,
-        pub random: Cell<u32>,
-    }
-
-    impl Tables for Host {
-        fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
-            self.frontends.get(key).copied()
-        }
-        fn backend(&self, key: &BackendKey) -> Option<Backend> {
-            self.backends.get(key).copied()
-        }
-        fn is_service_address(&self, addr: Address) -> bool {
-            self.ranges.iter().any(|r| r.contains(addr))
-        }
-        fn random(&self) -> u32 {
-            self.random.set(self.random.get().wrapping_add(0x9e37_79b9));
-            self.random.get()
-        }
-    }
-
-    pub(crate) fn host(vip: &str, port: u16, proto: Proto, backends: &[(&str, u16)]) -> Host {
-        let mut h = Host::default();
-        let frontend = FrontendValue {
-            set: SetId(7),
-            count: backends.len() as u16,
-            ..FrontendValue::default()
-        };
-        h.frontends
-            .insert(FrontendKey::new(ip(vip), Be16::new(port), proto), frontend);
-        h.frontends
-            .insert(FrontendKey::whole_address(ip(vip)), FrontendValue::default());
-        for (slot, (addr, port)) in backends.iter().enumerate() {
-            let backend = Backend {
-                addr: ip(addr),
-                port: Be16::new(*port),
-                flags: 0,
-            };
-            h.backends.insert(slot_key(&frontend, slot as u16), backend);
-        }
-        h.ranges
-            .push(datapath_abi::Range::new("10.96.0.0".parse().unwrap(), 16));
-        h
-    }
-
-    fn find80(h: &Host, addr: &str, port: u16, earlier: Option<Earlier>) -> Found {
-        find(h, ip(addr), Be16::new(port), Proto::TCP, Scope::Inside, earlier)
-    }
-
-    #[test]
-    fn every_endpoint_is_chosen_about_equally_often() {
-        let h = host(
-            "10.96.0.1",
-            80,
-            Proto::TCP,
-            &[("10.0.0.1", 8080), ("10.0.0.2", 8080), ("10.0.0.3", 8081)],
-        );
-        let mut seen = [0; 3];
-        for _ in 0..3000 {
-            match find80(&h, "10.96.0.1", 80, None) {
-                Found::Endpoint(c) => seen[c.slot as usize] += 1,
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(seen.iter().all(|&n| (900..1100).contains(&n)), "{seen:?}");
-    }
-
-    #[test]
-    fn an_earlier_endpoint_is_kept_even_if_it_moved_by_one() {
-        let h = host(
-            "10.96.0.1",
-            80,
-            Proto::TCP,
-            &[("10.0.0.1", 8080), ("10.0.0.2", 8080), ("10.0.0.3", 8081)],
-        );
-        for slot in [0, 1, 2] {
-            let earlier = Earlier {
-                slot,
-                addr: ip("10.0.0.2"),
-                port: Be16::new(8080),
-            };
-            for _ in 0..20 {
-                match find80(&h, "10.96.0.1", 80, Some(earlier)) {
-                    Found::Endpoint(c) => assert_eq!(c.backend.addr, ip("10.0.0.2")),
-                    other => panic!("{other:?}"),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn addresses_outside_the_ranges_are_left_alone() {
-        let h = host("10.96.0.1", 80, Proto::TCP, &[("10.0.0.1", 8080)]);
-        assert_eq!(find80(&h, "10.0.0.9", 80, None), Found::NotAService);
-    }
-
-    #[test]
-    fn unused_ports_and_unallocated_addresses_lead_nowhere() {
-        let h = host("10.96.0.1", 80, Proto::TCP, &[("10.0.0.1", 8080)]);
-        assert_eq!(find80(&h, "10.96.0.1", 81, None), Found::Nowhere(Refusal::NoPort));
-        assert_eq!(
-            find80(&h, "10.96.0.2", 80, None),
-            Found::Nowhere(Refusal::NoService)
-        );
-    }
-
-    #[test]
-    fn a_service_without_endpoints_refuses_and_a_local_one_drops_if_there_are_some_elsewhere() {
-        let mut h = host("10.96.0.1", 80, Proto::TCP, &[]);
-        assert_eq!(
-            find80(&h, "10.96.0.1", 80, None),
-            Found::Nowhere(Refusal::NoEndpoint)
-        );
-        let key = FrontendKey::new(ip("10.96.0.1"), Be16::new(80), Proto::TCP);
-        let v = h.frontends.get_mut(&key).unwrap();
-        v.count = 2;
-        v.flags = FrontendFlags::LOCAL_ALWAYS.with(FrontendFlags::ELSEWHERE);
-        assert_eq!(
-            find80(&h, "10.96.0.1", 80, None),
-            Found::Nowhere(Refusal::NoLocalEndpoint)
-        );
-    }
-
-    #[test]
-    fn a_slot_that_is_missing_twice_is_reported() {
-        let mut h = host("10.96.0.1", 80, Proto::TCP, &[("10.0.0.1", 8080)]);
-        h.backends.clear();
-        assert_eq!(
-            find80(&h, "10.96.0.1", 80, None),
-            Found::Nowhere(Refusal::SlotMissing)
-        );
-    }
-}
+mod tests;

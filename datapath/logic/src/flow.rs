@@ -1,6 +1,6 @@
 //! Connection state: how a packet changes a flow's entry and how long an entry counts.
 use crate::packet::tcp;
-use datapath_abi::{Address, Be16, Flow, FlowState, Proto};
+use datapath_abi::{Address, Be16, Flow, FlowRole, FlowState, Proto};
 
 const SECOND: u64 = 1_000_000_000;
 /// Lifetimes follow the kernel's connection tracking, which kube-proxy's users are used to.
@@ -20,6 +20,8 @@ pub struct Seen {
     pub proto: Proto,
     /// Zero unless TCP.
     pub tcp_flags: u8,
+    /// Only entries that change both ends count: where the others are left to a later stage, which counts them.
+    pub one_stage: bool,
 }
 
 /// What the entry says about the packet.
@@ -28,25 +30,37 @@ pub struct Known {
     /// The address and port that replace the packet's.
     pub addr: Address,
     pub port: Be16,
+    /// What the other end becomes, where both are changed in one place; `None` for nothing.
+    pub nat: Option<(Address, Be16)>,
+    pub role: FlowRole,
     /// The entry belongs to a connection that is over: choose anew.
     pub over: bool,
+}
+
+/// What the entry says, whoever asks.
+#[inline(always)]
+pub fn known(flow: &Flow) -> Known {
+    Known {
+        addr: flow.addr,
+        port: flow.port,
+        nat: (flow.nat != Address::default()).then_some((flow.nat, flow.nat_port)),
+        role: flow.role,
+        over: false,
+    }
 }
 
 /// Counts the packet in and says what to do with it.
 #[inline(always)]
 pub fn advance(flow: &mut Flow, seen: &Seen) -> Known {
     let over = expired(flow, seen) || restarts(flow, seen);
-    if !over {
+    let mine = !seen.one_stage || flow.nat != Address::default();
+    if !over && mine {
         flow.seen = seen.now;
         flow.packets += 1;
         flow.bytes += seen.bytes as u64;
         flow.state = next(flow.state, seen);
     }
-    Known {
-        addr: flow.addr,
-        port: flow.port,
-        over,
-    }
+    Known { over, ..known(flow) }
 }
 
 /// How long an entry in this state counts after its last packet, in nanoseconds.
@@ -105,6 +119,7 @@ mod tests {
             bytes: 60,
             proto: Proto::TCP,
             tcp_flags: flags,
+            one_stage: false,
         }
     }
 
@@ -133,6 +148,7 @@ mod tests {
             bytes: 1,
             proto: Proto::UDP,
             tcp_flags: 0,
+            one_stage: false,
         };
         let mut f = Flow::default();
         assert!(!advance(&mut f, &seen(30 * SECOND)).over);

@@ -13,12 +13,15 @@ pub mod checksum;
 pub mod choose;
 pub mod flow;
 pub mod forward;
+#[cfg(test)]
+mod host;
+pub mod open;
 pub mod packet;
-
 pub mod reject;
 pub mod rewrite;
+mod sctp;
 pub mod socket;
 mod tables;
 
-pub use packet::{Packet, Parsed};
+pub use packet::{Packet, PacketMut, Parsed};
 pub use tables::{FlowTable, Tables};

@@ -1,6 +1,7 @@
 //! Changing one end of a packet: address and port, with the checksums that cover them.
 use crate::checksum::update;
-use crate::packet::{ETHERNET, Parsed};
+use crate::packet::{ETHERNET, Mend, PacketMut, Parsed, Quoted};
+use crate::sctp;
 use datapath_abi::{Address, Be16, Proto};
 
 /// One end of a packet changes.
@@ -15,6 +16,24 @@ pub struct Rewrite {
     pub proto: Proto,
     /// Offset of the transport header.
     pub l4: u32,
+    pub part: Part,
+}
+
+/// What of a packet changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Address and port.
+    Whole,
+    /// The address only: a later fragment has no ports and no checksum.
+    Address,
+    /// The address, and in the packet that an ICMP error quotes the opposite end with this address; IP and transport header of
+    /// the quote are at these offsets.
+    Quote {
+        old: Address,
+        proto: Proto,
+        at: u32,
+        l4: u32,
+    },
 }
 
 /// Offset of the checksum in an IPv4 header.
@@ -32,6 +51,7 @@ impl Rewrite {
             new_port: port,
             proto: p.proto,
             l4: p.l4,
+            part: part(p),
         }
     }
 
@@ -46,18 +66,35 @@ impl Rewrite {
             new_port: port,
             proto: p.proto,
             l4: p.l4,
+            part: part(p),
+        }
+    }
+
+    /// An ICMP error's source or destination becomes `addr`, and the opposite end of its quote `addr:port`: it is sent to where the quoted packet
+    /// came from (RFC 5508, 4.2).
+    #[inline(always)]
+    pub fn quote(p: &Parsed, q: &Quoted, source: bool, addr: Address, port: Be16) -> Self {
+        Self {
+            source,
+            old_addr: if source { p.src } else { p.dst },
+            new_addr: addr,
+            old_port: if source { q.dport } else { q.sport },
+            new_port: port,
+            proto: p.proto,
+            l4: p.l4,
+            part: Part::Quote {
+                old: if source { q.dst } else { q.src },
+                proto: q.proto,
+                at: q.at,
+                l4: q.l4,
+            },
         }
     }
 
     /// Offset of the address that changes.
     #[inline(always)]
     pub fn addr_at(&self) -> u32 {
-        match (self.old_addr.is_v4(), self.source) {
-            (true, true) => ETHERNET + 12,
-            (true, false) => ETHERNET + 16,
-            (false, true) => ETHERNET + 8,
-            (false, false) => ETHERNET + 24,
-        }
+        ETHERNET + addr_offset(self.old_addr.is_v4(), self.source)
     }
 
     /// Offset of the port that changes.
@@ -65,60 +102,169 @@ impl Rewrite {
     pub fn port_at(&self) -> u32 {
         if self.source { self.l4 } else { self.l4 + 2 }
     }
+}
 
-    /// Offset of the transport checksum.
-    #[inline(always)]
-    pub fn check_at(&self) -> u32 {
-        if self.proto == Proto::TCP {
-            self.l4 + 16
-        } else {
-            self.l4 + 6
-        }
+#[inline(always)]
+fn part(p: &Parsed) -> Part {
+    if p.later_fragment {
+        Part::Address
+    } else {
+        Part::Whole
     }
 }
 
-/// Applies a rewrite to bytes. Returns false, and changes nothing, if the packet is too short for it or the families differ.
+#[inline(always)]
+fn addr_offset(v4: bool, source: bool) -> u32 {
+    match (v4, source) {
+        (true, true) => 12,
+        (true, false) => 16,
+        (false, true) => 8,
+        (false, false) => 24,
+    }
+}
+
+/// Offset of the Internet checksum in a transport header; `None` for a protocol without.
+#[inline(always)]
+fn check_offset(proto: Proto) -> Option<u32> {
+    match proto {
+        Proto::TCP => Some(16),
+        Proto::UDP => Some(6),
+        Proto::ICMP | Proto::ICMPV6 => Some(2),
+        _ => None,
+    }
+}
+
+/// Applies a rewrite. Returns false if the packet is too short for it or the families differ; the packet may then be changed in
+/// part, and is to be dropped.
 #[must_use]
-pub fn apply(bytes: &mut [u8], r: &Rewrite) -> bool {
-    if r.old_addr.is_v4() != r.new_addr.is_v4() || bytes.len() < r.check_at() as usize + 2 {
+#[inline(always)]
+pub fn apply<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite) -> bool {
+    if r.old_addr.is_v4() != r.new_addr.is_v4() {
         return false;
     }
-    let check = get(bytes, r.check_at());
-    let (old_port, new_port) = (r.old_port.get().to_be_bytes(), r.new_port.get().to_be_bytes());
-    let ports = update(check, &old_port, &new_port);
-    let new_check = if r.old_addr.is_v4() {
+    match r.part {
+        Part::Whole => ends(packet, r),
+        Part::Address => address(packet, r, None),
+        Part::Quote { old, proto, at, l4 } => quote(packet, r, &Inner { old, proto, at, l4 }),
+    }
+}
+
+#[inline(always)]
+fn ends<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite) -> bool {
+    let check = check_offset(r.proto).map(|o| r.l4 + o);
+    if !address(packet, r, check) {
+        return false;
+    }
+    if r.old_port == r.new_port {
+        return true;
+    }
+    let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());
+    let mended = match check {
+        Some(check) => packet.mend(check, &old, &new, transport(r.proto, false)),
+        None => sctp::mend(packet, r, &old, &new),
+    };
+    mended && packet.write(r.port_at(), &new)
+}
+
+#[inline(always)]
+fn transport(proto: Proto, pseudo: bool) -> Mend {
+    Mend::Transport {
+        pseudo,
+        udp: proto.0 == Proto::UDP.0,
+    }
+}
+
+/// Changes the address, with the checksums that cover it: the IPv4 header's, and the one at `check`. ICMPv4's does not.
+#[inline(always)]
+fn address<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, check: Option<u32>) -> bool {
+    let mend = transport(r.proto, true);
+    if r.old_addr.is_v4() {
         let (old, new) = (
             r.old_addr.v4_word().to_ne_bytes(),
             r.new_addr.v4_word().to_ne_bytes(),
         );
-        let header = update(get(bytes, IPV4_CHECK), &old, &new);
-        put(bytes, IPV4_CHECK, &header);
-        put(bytes, r.addr_at(), &new);
-        update(ports, &old, &new)
+        let covered = match check {
+            Some(check) if r.proto.0 != Proto::ICMP.0 => packet.mend(check, &old, &new, mend),
+            _ => true,
+        };
+        covered && packet.mend(IPV4_CHECK, &old, &new, Mend::Header) && packet.write(r.addr_at(), &new)
     } else {
-        put(bytes, r.addr_at(), &r.new_addr.v6_bytes());
-        update(ports, &r.old_addr.v6_bytes(), &r.new_addr.v6_bytes())
-    };
-    put(bytes, r.port_at(), &new_port);
-    put_check(bytes, r, check, new_check);
-    true
-}
-
-/// A UDP checksum of zero says that there is none; one that comes out as zero is sent as all ones (RFC 768).
-fn put_check(bytes: &mut [u8], r: &Rewrite, old: [u8; 2], new: [u8; 2]) {
-    let udp = r.proto == Proto::UDP;
-    if udp && old == [0, 0] {
-        return;
+        let (old, new) = (r.old_addr.v6_bytes(), r.new_addr.v6_bytes());
+        let covered = match check {
+            Some(check) => packet.mend(check, &old, &new, mend),
+            None => true,
+        };
+        covered && packet.write(r.addr_at(), &new)
     }
-    let new = if udp && new == [0, 0] { [0xff, 0xff] } else { new };
-    put(bytes, r.check_at(), &new);
 }
 
-fn get(bytes: &[u8], at: u32) -> [u8; 2] {
-    let at = at as usize;
-    [bytes[at], bytes[at + 1]]
+/// The end of a quoted packet that changes.
+struct Inner {
+    old: Address,
+    proto: Proto,
+    at: u32,
+    l4: u32,
 }
 
-fn put(bytes: &mut [u8], at: u32, what: &[u8]) {
-    bytes[at as usize..at as usize + what.len()].copy_from_slice(what);
+/// Changes an ICMP error and its quote. Every change inside the quote is one of what the ICMP checksum covers.
+#[inline(always)]
+fn quote<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, inner: &Inner) -> bool {
+    let check = r.l4 + 2;
+    let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());
+    let port_at = if r.source { inner.l4 + 2 } else { inner.l4 };
+    quoted_address(packet, r, inner, check)
+        && quoted_check(packet, r, inner, check)
+        && covered(packet, check, port_at, &old, &new)
+        && address(packet, r, Some(check))
+}
+
+/// Writes bytes that the ICMP checksum covers.
+#[inline(always)]
+fn covered<P: PacketMut + ?Sized, const N: usize>(
+    packet: &mut P,
+    check: u32,
+    at: u32,
+    old: &[u8; N],
+    new: &[u8; N],
+) -> bool {
+    let mend = Mend::Transport {
+        pseudo: false,
+        udp: false,
+    };
+    packet.mend(check, old, new, mend) && packet.write(at, new)
+}
+
+#[inline(always)]
+fn quoted_address<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, inner: &Inner, check: u32) -> bool {
+    let at = inner.at + addr_offset(inner.old.is_v4(), !r.source);
+    if !inner.old.is_v4() {
+        return covered(packet, check, at, &inner.old.v6_bytes(), &r.new_addr.v6_bytes());
+    }
+    let (old, new) = (
+        inner.old.v4_word().to_ne_bytes(),
+        r.new_addr.v4_word().to_ne_bytes(),
+    );
+    let Some(header) = packet.read::<2>(inner.at + 10) else {
+        return false;
+    };
+    let mended = update(header, &old, &new);
+    covered(packet, check, inner.at + 10, &header, &mended) && covered(packet, check, at, &old, &new)
+}
+
+/// The transport checksum of the quote, if it is quoted and there is one.
+#[inline(always)]
+fn quoted_check<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, inner: &Inner, check: u32) -> bool {
+    let Some(offset) = check_offset(inner.proto) else {
+        return true;
+    };
+    let Some(before) = packet.read::<2>(inner.l4 + offset) else {
+        return true;
+    };
+    if inner.proto.0 == Proto::UDP.0 && before == [0, 0] {
+        return true;
+    }
+    let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());
+    let ports = update(before, &old, &new);
+    let after = update(ports, &inner.old.v6_bytes(), &r.new_addr.v6_bytes());
+    covered(packet, check, inner.l4 + offset, &before, &after)
 }

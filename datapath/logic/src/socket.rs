@@ -1,7 +1,7 @@
 //! What the socket hooks decide.
 use crate::Tables;
-use crate::choose::{Earlier, Found, Refusal, find};
-use datapath_abi::{Address, Backend, Be16, Proto, Reason, Scope, SocketRecord};
+use crate::choose::{Client, Earlier, Found, Front, Refusal, find};
+use datapath_abi::{Address, Backend, Be16, Reason, Scope, SocketRecord};
 
 /// What becomes of a `connect` or of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,26 +14,36 @@ pub enum Verdict {
     Refuse(Reason),
 }
 
-/// Decides on a `connect` to `addr:port`.
+/// Decides on a `connect` of a socket in the network namespace with this cookie.
 #[inline(always)]
-pub fn connect<T: Tables>(tables: &T, addr: Address, port: Be16, proto: Proto) -> Verdict {
-    decide(tables, addr, port, proto, None)
+pub fn connect<T: Tables>(tables: &T, front: &Front, netns: u64) -> Verdict {
+    decide(tables, front, netns, None)
 }
 
 /// Decides on one datagram of an unconnected socket; `last` is what the socket's last one was decided to.
 #[inline(always)]
-pub fn send<T: Tables>(
-    tables: &T,
-    addr: Address,
-    port: Be16,
-    proto: Proto,
-    last: Option<SocketRecord>,
-) -> Verdict {
+pub fn send<T: Tables>(tables: &T, front: &Front, netns: u64, last: Option<SocketRecord>) -> Verdict {
     let last = match last {
-        Some(r) if r.service == addr && r.service_port == port => Some(r),
+        Some(r) if r.service == front.addr && r.service_port == front.port => Some(r),
         _ => None,
     };
-    decide(tables, addr, port, proto, last)
+    decide(tables, front, netns, last)
+}
+
+/// Who connects: always somebody inside. The address of the node's own processes is known; that of a pod's is not before its packets are, so
+/// they are asked where it matters.
+#[inline(always)]
+fn client<T: Tables>(tables: &T, front: &Front, netns: u64) -> Client {
+    let own = match tables.settings() {
+        Some(s) if s.host_netns_cookie == netns => s.masquerade(front.addr.is_v4()),
+        _ => None,
+    };
+    Client {
+        scope: Scope::Inside,
+        known_as: Address::of_netns(netns),
+        source: own,
+        port: Be16::new(0),
+    }
 }
 
 /// The service under whose name a peer is shown: that of the record, if the peer is its endpoint.
@@ -44,26 +54,20 @@ pub fn shown(record: &SocketRecord, peer: Address, port: Be16) -> Option<(Addres
 }
 
 #[inline(always)]
-fn decide<T: Tables>(
-    tables: &T,
-    addr: Address,
-    port: Be16,
-    proto: Proto,
-    last: Option<SocketRecord>,
-) -> Verdict {
+fn decide<T: Tables>(tables: &T, front: &Front, netns: u64, last: Option<SocketRecord>) -> Verdict {
     let earlier = last.map(|r| Earlier {
         slot: r.slot,
         addr: r.backend,
         port: r.backend_port,
     });
-    match find(tables, addr, port, proto, Scope::Inside, earlier) {
+    match find(tables, front, &client(tables, front, netns), earlier) {
         Found::NotAService => Verdict::Pass,
         Found::Endpoint(c) => Verdict::To {
             renewed: !last.is_some_and(|r| is(&r, &c.backend)),
             record: SocketRecord {
-                service: addr,
+                service: front.addr,
                 backend: c.backend.addr,
-                service_port: port,
+                service_port: front.port,
                 backend_port: c.backend.port,
                 set: c.frontend.set,
                 generation: c.frontend.generation,
@@ -87,6 +91,7 @@ fn refused(refusal: Refusal) -> Verdict {
         Refusal::NoService => Verdict::Pass,
         Refusal::NoEndpoint => Verdict::Refuse(Reason::SocketNoEndpoint),
         Refusal::NoLocalEndpoint => Verdict::Refuse(Reason::SocketNoLocalEndpoint),
+        Refusal::SourceNotAllowed => Verdict::Refuse(Reason::SocketSourceNotAllowed),
         Refusal::NoPort => Verdict::Refuse(Reason::SocketNoPort),
         Refusal::SlotMissing => Verdict::Refuse(Reason::SlotMissing),
     }
@@ -95,10 +100,19 @@ fn refused(refusal: Refusal) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::choose::tests::host;
-    use crate::packet::tests::ip;
+    use crate::host::{host, ip};
+    use datapath_abi::{FrontendFlags, Proto};
 
     const PORT: Be16 = Be16::new(53);
+    const POD: u64 = 77;
+
+    fn dns() -> Front {
+        Front {
+            addr: ip("10.96.0.10"),
+            port: PORT,
+            proto: Proto::UDP,
+        }
+    }
 
     fn record(v: Verdict) -> SocketRecord {
         match v {
@@ -115,9 +129,9 @@ mod tests {
             Proto::UDP,
             &[("10.0.0.1", 5353), ("10.0.0.2", 5353), ("10.0.0.3", 5353)],
         );
-        let first = record(send(&h, ip("10.96.0.10"), PORT, Proto::UDP, None));
+        let first = record(send(&h, &dns(), POD, None));
         for _ in 0..50 {
-            let v = send(&h, ip("10.96.0.10"), PORT, Proto::UDP, Some(first));
+            let v = send(&h, &dns(), POD, Some(first));
             assert_eq!(
                 v,
                 Verdict::To {
@@ -138,7 +152,7 @@ mod tests {
             backend_port: Be16::new(5353),
             ..SocketRecord::default()
         };
-        match send(&h, ip("10.96.0.10"), PORT, Proto::UDP, Some(other)) {
+        match send(&h, &dns(), POD, Some(other)) {
             Verdict::To { renewed, .. } => assert!(renewed),
             v => panic!("{v:?}"),
         }
@@ -147,7 +161,7 @@ mod tests {
     #[test]
     fn a_peer_is_shown_as_the_service_only_if_it_is_the_endpoint() {
         let h = host("10.96.0.10", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
-        let r = record(connect(&h, ip("10.96.0.10"), PORT, Proto::UDP));
+        let r = record(connect(&h, &dns(), POD));
         assert_eq!(
             shown(&r, ip("10.0.0.1"), Be16::new(5353)),
             Some((ip("10.96.0.10"), PORT))
@@ -163,8 +177,21 @@ mod tests {
     fn a_service_without_endpoints_refuses_at_once() {
         let h = host("10.96.0.10", 53, Proto::UDP, &[]);
         assert_eq!(
-            connect(&h, ip("10.96.0.10"), PORT, Proto::UDP),
+            connect(&h, &dns(), POD),
             Verdict::Refuse(Reason::SocketNoEndpoint)
+        );
+    }
+
+    #[test]
+    fn source_ranges_are_left_to_the_packets_of_a_pod_and_decided_for_the_node() {
+        let mut h = host("10.96.0.10", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
+        h.frontends
+            .values_mut()
+            .for_each(|v| v.flags = FrontendFlags::RANGES);
+        assert_eq!(connect(&h, &dns(), POD), Verdict::Pass);
+        assert_eq!(
+            connect(&h, &dns(), 1),
+            Verdict::Refuse(Reason::SocketSourceNotAllowed)
         );
     }
 }

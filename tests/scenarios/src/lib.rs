@@ -1,8 +1,11 @@
 //! Objects in, map content and decisions out: the planner and the packet logic together, without a kernel.
 use agent_services::{Existing, Node, ObjectName, Planner, ServiceView, SliceView};
-use datapath_abi::{Address, Backend, BackendKey, Be16, FrontendKey, FrontendValue, Proto, Range, Scope};
+use datapath_abi::{
+    Address, Affinity, AffinityKey, Backend, BackendKey, Be16, FrontendKey, FrontendValue, MaglevKey, Member,
+    MemberKey, Proto, Range, Scope, Settings, SourceRangeKey,
+};
 use datapath_logic::Tables;
-use datapath_logic::choose::{Found, Refusal, find};
+use datapath_logic::choose::{Client, Found, Front, Refusal, find};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
@@ -85,6 +88,7 @@ impl Model {
         for i in 0..64 {
             let tables = View {
                 model: self,
+                settings: self.settings(),
                 random: Cell::new(i << 26),
             };
             match find(
@@ -97,7 +101,9 @@ impl Model {
             ) {
                 Found::NotAService => return Outcome::Untouched,
                 Found::Nowhere(Refusal::NoEndpoint | Refusal::NoPort) => return Outcome::Rejected,
-                Found::Nowhere(Refusal::NoLocalEndpoint | Refusal::NoService) => return Outcome::Dropped,
+                Found::Nowhere(Refusal::NoLocalEndpoint | Refusal::NoService | Refusal::SourceNotAllowed) => {
+                    return Outcome::Dropped;
+                }
                 Found::Nowhere(Refusal::SlotMissing) => panic!("{to}: a slot is missing"),
                 Found::Endpoint(c) => {
                     endpoints.insert(SocketAddr::new(c.backend.addr.to_ip(), c.backend.port.get()));
@@ -105,6 +111,15 @@ impl Model {
             }
         }
         Outcome::Endpoints(endpoints)
+    }
+
+    fn settings(&self) -> Settings {
+        let mut s = Settings::default();
+        s.service_ranges
+            .iter_mut()
+            .zip(&self.ranges)
+            .for_each(|(to, from)| *to = *from);
+        s
     }
 
     /// The maps in words: the same text for the same services, whatever ids they were given.
@@ -142,18 +157,35 @@ impl Model {
 /// The maps as the logic sees them.
 struct View<'a> {
     model: &'a Model,
+    settings: Settings,
     random: Cell<u32>,
 }
 
 impl Tables for View<'_> {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
         self.model.maps.frontends.get(key).copied()
     }
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
         self.model.maps.backends.get(key).copied()
     }
-    fn is_service_address(&self, addr: Address) -> bool {
-        self.model.ranges.iter().any(|r| r.contains(addr))
+    fn admits(&self, _: &SourceRangeKey) -> bool {
+        true
+    }
+    fn member(&self, _: &MemberKey) -> Option<Member> {
+        None
+    }
+    fn maglev(&self, _: &MaglevKey, _: u16) -> Option<u16> {
+        None
+    }
+    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
+        None
+    }
+    fn keep_affinity(&self, _: &AffinityKey, _: &Affinity) {}
+    fn now(&self) -> u64 {
+        0
     }
     fn random(&self) -> u32 {
         self.random.get()
