@@ -91,14 +91,18 @@ impl Model {
                 settings: self.settings(),
                 random: Cell::new(i << 26),
             };
-            match find(
-                &tables,
-                to.ip().into(),
-                Be16::new(to.port()),
+            let front = Front {
+                addr: to.ip().into(),
+                port: Be16::new(to.port()),
                 proto,
-                Scope::Inside,
-                None,
-            ) {
+            };
+            let client = Client {
+                scope: Scope::Inside,
+                known_as: Address::default(),
+                source: None,
+                port: Be16::new(0),
+            };
+            match find(&tables, &front, &client, None) {
                 Found::NotAService => return Outcome::Untouched,
                 Found::Nowhere(Refusal::NoEndpoint | Refusal::NoPort) => return Outcome::Rejected,
                 Found::Nowhere(Refusal::NoLocalEndpoint | Refusal::NoService | Refusal::SourceNotAllowed) => {
