@@ -202,7 +202,8 @@ fn start_components(tasks: &mut TaskSet, server: &ApiServer, settings: Settings)
         recorder.run(shutdown.into_requested()).await;
         Ok::<(), std::convert::Infallible>(())
     });
-    let rest = controllers::start(tasks, &executor, &caches, &readiness, settings);
+    let client_of = |account: &str| controller(server, account);
+    let rest = controllers::start(tasks, &executor, &caches, &readiness, settings, &client_of);
     let sources = scheduler::Sources {
         pods: caches.pods.clone(),
         nodes: caches.nodes.clone(),
@@ -221,9 +222,16 @@ fn start_components(tasks: &mut TaskSet, server: &ApiServer, settings: Settings)
     (readiness, rest)
 }
 
-/// A client in this process for one of our own components. Its user is upstream's, its power that of the process.
+/// A client in this process for one of our own components: upstream's user, with the rights of upstream's roles.
 fn component(server: &ApiServer, user: &str) -> Client {
-    machinery_client::in_process(server.in_process(Identity::new(user, &["system:masters"])))
+    machinery_client::in_process(server.in_process(Identity::new(user, &[])))
+}
+
+/// A client in this process for a controller, as the service account of its own.
+fn controller(server: &ApiServer, account: &str) -> Client {
+    let user = format!("system:serviceaccount:kube-system:{account}");
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+    machinery_client::in_process(server.in_process(Identity::new(&user, &groups)))
 }
 
 async fn open_store(config: &ServerConfig) -> Result<Store, OpenError> {

@@ -1,9 +1,11 @@
 //! What every cluster has from the start. Made through the API like anything else, so it is checked and has defaults.
 
+mod components;
 mod roles;
 
 use std::net::IpAddr;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
@@ -11,15 +13,22 @@ use serde_json::{Value, json};
 use crate::body::{Body, full};
 use crate::{ApiServer, Identity, StartError};
 
+/// Objects that are made side by side.
+const AT_ONCE: usize = 32;
+
 /// Makes what is missing.
 pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
     for name in ["kube-system", "default", "kube-public", "kube-node-lease"] {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure(server, "/api/v1/namespaces", namespace).await?;
     }
-    for (path, object) in roles::all().into_iter().chain(priority_classes()) {
-        ensure(server, path, object).await?;
-    }
+    // Side by side: the store then writes many of them at once.
+    let all = roles::all().into_iter().chain(priority_classes());
+    let made: Vec<_> = all.map(|(path, object)| ensure(server, path, object)).collect();
+    stream::iter(made)
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await?;
     service(server).await?;
     endpoints(server).await
 }

@@ -47,7 +47,6 @@ pub struct Failure {
 }
 
 struct Shared {
-    client: Client,
     caches: WriteBacks,
     in_flight: Semaphore,
     events: EventQueue,
@@ -57,6 +56,7 @@ struct Shared {
 /// preconditions each was planned under. Answers go back into the caches.
 #[derive(Clone)]
 pub struct Executor {
+    client: Client,
     shared: Arc<Shared>,
     component: &'static str,
 }
@@ -67,13 +67,13 @@ impl Executor {
     pub fn new(client: Client, caches: WriteBacks) -> (Self, Recorder) {
         let (events, recorder) = Recorder::new(client.clone());
         let shared = Shared {
-            client,
             caches,
             in_flight: Semaphore::new(IN_FLIGHT),
             events,
         };
         (
             Self {
+                client,
                 shared: Arc::new(shared),
                 component: "skep",
             },
@@ -85,15 +85,24 @@ impl Executor {
     #[must_use]
     pub fn named(&self, component: &'static str) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
             component,
+            ..self.clone()
+        }
+    }
+
+    /// The same executor, whose requests go through `client`: another user's. Events stay those of the first.
+    #[must_use]
+    pub fn acting(&self, client: Client) -> Self {
+        Self {
+            client,
+            ..self.clone()
         }
     }
 
     /// The client that requests go through.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.shared.client
+        &self.client
     }
 
     /// Carries out `plan`.
@@ -134,7 +143,7 @@ impl Executor {
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        let answer = self.shared.client.request_text(request).await;
+        let answer = self.client.request_text(request).await;
         drop(permit);
         match answer {
             Ok(text) => {

@@ -3,6 +3,8 @@
 
 use serde_json::{Value, json};
 
+use super::components;
+
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
 const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
 
@@ -13,18 +15,41 @@ const WRITE: [&str; 5] = ["create", "delete", "deletecollection", "patch", "upda
 pub(super) fn all() -> Vec<(&'static str, Value)> {
     let mut all = Vec::new();
     for (name, rules) in roles() {
-        all.push((ROLES, labelled("ClusterRole", name, json!({"rules": rules}))));
+        all.push(role(name, rules));
     }
     for (name, groups) in bindings() {
-        let subjects: Vec<Value> = groups
-            .iter()
-            .map(|g| json!({"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": g}))
-            .collect();
-        let body = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-            "subjects": subjects});
-        all.push((BINDINGS, labelled("ClusterRoleBinding", name, body)));
+        all.push(binding(
+            name,
+            groups.iter().map(|g| subject("Group", g)).collect(),
+        ));
+    }
+    for (name, user, rules) in components::users() {
+        all.push(role(name, rules));
+        all.push(binding(name, vec![subject("User", user)]));
+    }
+    for (name, accounts, rules) in components::controllers() {
+        let name = format!("system:controller:{name}");
+        all.push(role(&name, rules));
+        let subject =
+            |account| json!({"kind": "ServiceAccount", "name": account, "namespace": "kube-system"});
+        all.push(binding(&name, accounts.into_iter().map(subject).collect()));
     }
     all
+}
+
+fn role(name: &str, rules: Vec<Value>) -> (&'static str, Value) {
+    (ROLES, labelled("ClusterRole", name, json!({"rules": rules})))
+}
+
+/// A binding of the role of the same name.
+fn binding(name: &str, subjects: Vec<Value>) -> (&'static str, Value) {
+    let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
+    let body = json!({"roleRef": role, "subjects": subjects});
+    (BINDINGS, labelled("ClusterRoleBinding", name, body))
+}
+
+fn subject(kind: &str, name: &str) -> Value {
+    json!({"kind": kind, "apiGroup": "rbac.authorization.k8s.io", "name": name})
 }
 
 fn labelled(kind: &str, name: &str, body: Value) -> Value {
