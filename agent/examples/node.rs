@@ -34,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
         client_ca: dir.join("ca.crt"),
         cni_conf_dir: dir.join("cni/net.d"),
         cni_bin_dir: dir.join("cni/bin"),
-        only_services: false,
+        edge: agent::edge::settings::EdgeSettings::default(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".to_owned(),
     };

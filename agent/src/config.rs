@@ -1,5 +1,6 @@
 //! What an agent is told by its configuration.
 
+use crate::edge::settings::EdgeSettings;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -39,8 +40,8 @@ pub struct AgentConfig {
     pub cni_conf_dir: PathBuf,
     /// The runtime's CNI plugin folder.
     pub cni_bin_dir: PathBuf,
-    /// Only the service data path, beside a node agent of another make.
-    pub only_services: bool,
+    /// The operator's decisions about services.
+    pub edge: EdgeSettings,
     /// Addresses of the cluster's DNS service; empty while there is none.
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.

@@ -2,8 +2,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+pub mod edge;
 pub mod network;
 pub mod objects;
+pub mod only_services;
 pub mod peers;
 pub mod pods;
 pub mod recorder;
@@ -13,4 +15,5 @@ pub mod services;
 pub mod worker;
 
 pub use config::AgentConfig;
+pub use only_services::{ServicesAgentConfig, run_services};
 pub use run::run;

@@ -16,10 +16,13 @@ const WAITING: usize = 1024;
 const REMEMBERED: usize = 2048;
 /// The component that events name; tools filter by upstream's.
 const COMPONENT: &str = "kubelet";
+/// The component of events about services.
+const PROXY: &str = "kube-proxy";
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Note {
+    component: &'static str,
     kind: &'static str,
     namespace: String,
     name: String,
@@ -51,6 +54,7 @@ impl Events {
     /// Records something about the node itself.
     pub fn node(&self, name: &str, reason: &'static str, message: String) {
         self.send(Note {
+            component: COMPONENT,
             kind: "Node",
             // Events of cluster-scoped objects live in the default namespace.
             namespace: "default".to_owned(),
@@ -58,6 +62,36 @@ impl Events {
             uid: name.to_owned(),
             field: None,
             warning: false,
+            reason,
+            message,
+        });
+    }
+
+    /// Warns about the node where services are concerned.
+    pub fn services_warning(&self, node: &str, reason: &'static str, message: String) {
+        self.send(Note {
+            component: PROXY,
+            kind: "Node",
+            namespace: "default".to_owned(),
+            name: node.to_owned(),
+            uid: node.to_owned(),
+            field: None,
+            warning: true,
+            reason,
+            message,
+        });
+    }
+
+    /// Warns about a service.
+    pub fn service_warning(&self, namespace: &str, name: &str, reason: &'static str, message: String) {
+        self.send(Note {
+            component: PROXY,
+            kind: "Service",
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: String::new(),
+            field: None,
+            warning: true,
             reason,
             message,
         });
@@ -72,6 +106,7 @@ impl Events {
         message: String,
     ) {
         self.send(Note {
+            component: COMPONENT,
             kind: "Pod",
             namespace: pod.namespace().to_owned(),
             name: pod.name().to_owned(),
@@ -174,9 +209,9 @@ fn event(host: &str, note: &Note, name: &str, now: Time) -> Event {
         involved_object: ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(note.kind.to_owned()),
-            namespace: Some(note.namespace.clone()).filter(|_| note.kind == "Pod"),
+            namespace: Some(note.namespace.clone()).filter(|_| note.kind != "Node"),
             name: Some(note.name.clone()),
-            uid: Some(note.uid.clone()),
+            uid: Some(note.uid.clone()).filter(|uid| !uid.is_empty()),
             field_path: note.field.clone(),
             resource_version: None,
         },
@@ -184,10 +219,10 @@ fn event(host: &str, note: &Note, name: &str, now: Time) -> Event {
         message: Some(note.message.clone()),
         type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
         source: Some(EventSource {
-            component: Some(COMPONENT.to_owned()),
+            component: Some(note.component.to_owned()),
             host: Some(host.to_owned()),
         }),
-        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_component: Some(note.component.to_owned()),
         reporting_instance: Some(host.to_owned()),
         first_timestamp: Some(now.clone()),
         last_timestamp: Some(now),

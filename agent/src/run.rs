@@ -1,12 +1,12 @@
 //! The agent's start: each part when what it needs is there, so that the node is ready as early as it can be.
 
 use crate::config::AgentConfig;
+use crate::edge::{self, Edge};
 use crate::network::NodeNetwork;
 use crate::objects::Objects;
 use crate::peers;
 use crate::pods::Pods;
 use crate::recorder::{self, Events};
-use crate::services::{self, ServicesConfig};
 use crate::worker::Shared;
 use agent_cri::cgroups::Cgroups;
 use agent_cri::dirs::Dirs;
@@ -24,7 +24,7 @@ use k8s_cri::v1::VersionResponse;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Client;
 use machinery_client::{Cache, WatchOptions};
-use machinery_lifecycle::{Readiness, Shutdown, TaskSet};
+use machinery_lifecycle::{Shutdown, TaskSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,11 +51,7 @@ pub async fn run(config: AgentConfig, shutdown: Shutdown) -> Result<()> {
     let client = machinery_client::from_kubeconfig(&config.kubeconfig).await?;
     let mut tasks = TaskSet::new();
     let work = async {
-        if config.only_services {
-            start_services(&config, &client, &mut tasks)?;
-        } else {
-            start(&config, &client, &mut tasks).await?;
-        }
+        start(&config, &client, &mut tasks).await?;
         Err::<(), anyhow::Error>(tasks.ended().await.into())
     };
     let result = tokio::select! {
@@ -83,24 +79,10 @@ fn open_datapath(config: &AgentConfig) -> Result<Arc<Datapath>> {
 }
 
 /// Where the unified cgroup hierarchy is mounted: the whole tree, or beside the v1 controllers.
-fn cgroup2_mount() -> Option<PathBuf> {
+pub(crate) fn cgroup2_mount() -> Option<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let all = agent_cri::cgroups::hierarchies(&table);
     all.into_iter().find(|h| h.unified).map(|h| h.mount)
-}
-
-fn start_services(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Result<Arc<Datapath>> {
-    let datapath = open_datapath(config)?;
-    let settings = ServicesConfig {
-        node_name: config.node_name.clone(),
-        zone: None,
-    };
-    let synced = Readiness::new().condition("services");
-    let (client, handle) = (client.clone(), Arc::clone(&datapath));
-    tasks.spawn("services", move |shutdown| {
-        services::run(client, handle, settings, synced, shutdown)
-    });
-    Ok(datapath)
 }
 
 async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Result<()> {
@@ -135,7 +117,19 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         "Starting the node agent.".to_owned(),
     );
 
-    let datapath = start_services(config, client, tasks)?;
+    let datapath = open_datapath(config)?;
+    let services = Edge {
+        node_name: config.node_name.clone(),
+        client: client.clone(),
+        datapath: Arc::clone(&datapath),
+        nodes: nodes.clone(),
+        events: events.clone(),
+        remembered: None,
+        settings: config.edge.clone(),
+    };
+    edge::start(services, tasks)
+        .await
+        .context("the node's devices cannot be listed")?;
     let network = Arc::new(open_network(config, &nodes).await?);
     restore(&network, &runtime).await;
     tasks.spawn_endless(

@@ -1,23 +1,28 @@
 //! Services and EndpointSlices, from the API to the maps.
 //!
 //! One task owns the planner. It takes whatever the watches have ready, plans once, writes once: the more changes come at a
-//! time, the fewer writes each of them costs. Nothing is written before both lists have arrived in full, so an agent that
-//! starts never takes away what it has not yet heard of.
+//! time, the fewer writes each of them costs. Nothing is written before both lists have arrived in full and the node's own
+//! state is known, so an agent that starts never takes away what it has not yet heard of.
+use crate::edge::api::Remembered;
+use crate::edge::facts::NodeFacts;
+use crate::edge::health::{self, Family, HealthPort, HealthPorts, LocalEndpoints};
+use crate::edge::ports::Health;
+use crate::edge::sources::{Listed, Seen, Sources};
 use agent_datapath::{Datapath, DatapathError};
 use agent_services::{Node, ObjectName, Planner, ServiceView, SliceView};
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::FutureExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::runtime::watcher::Event;
 use machinery_lifecycle::{Condition, Shutdown};
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 /// How long to wait before writing again after the maps refused: the reason (no memory, a full map) rarely goes by itself.
@@ -26,23 +31,33 @@ const RETRY: Duration = Duration::from_secs(2);
 const AT_ONCE: usize = 4096;
 
 /// What the task needs besides the API and the data path.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServicesConfig {
+    /// The node's name.
     pub node_name: String,
-    /// Label `topology.kubernetes.io/zone` of the node.
-    pub zone: Option<String>,
+    /// What is known of the node.
+    pub facts: watch::Receiver<Option<NodeFacts>>,
+    /// Is told how far the writing has come.
+    pub health: Health,
+    /// Is told where the API's endpoints are.
+    pub remembered: Option<Arc<Remembered>>,
 }
 
 /// Why the services of this node cannot be kept up to date any more.
 #[derive(Debug, thiserror::Error)]
 pub enum ServicesError {
+    /// The maps cannot be read.
     #[error("what stands in the service maps cannot be read")]
     Read(#[source] DatapathError),
+    /// A watch ended, which it never should.
     #[error("a watch ended for good")]
     WatchEnded,
 }
 
 /// Keeps the service maps as the API wants them, until shutdown. `synced` holds once everything was written once.
+///
+/// # Errors
+/// [`ServicesError`].
 pub async fn run(
     client: Client,
     datapath: Arc<Datapath>,
@@ -51,16 +66,23 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), ServicesError> {
     let node = Node {
-        name: config.node_name.into(),
-        zone: config.zone.map(Into::into),
+        name: config.node_name.as_str().into(),
+        zone: None,
     };
     let existing = datapath.existing().map_err(ServicesError::Read)?;
+    let mut facts = config.facts.clone();
+    facts.mark_changed();
     let mut task = Task {
         planner: Planner::new(node, existing),
         services: Listed::default(),
         slices: Listed::default(),
         ranges: BTreeMap::new(),
         new_ranges: false,
+        knows_node: false,
+        ports: HealthPorts::new(),
+        local: LocalEndpoints::default(),
+        api: HashMap::new(),
+        config,
         datapath,
         synced,
         retry: None,
@@ -70,6 +92,10 @@ pub async fn run(
         tokio::select! {
             () = shutdown.requested() => break,
             seen = sources.next() => task.take(seen?),
+            Ok(()) = facts.changed() => {
+                let now = facts.borrow_and_update().clone();
+                task.node(now);
+            }
             () = wait(task.retry) => task.replan()?,
         }
         for _ in 0..AT_ONCE {
@@ -91,95 +117,6 @@ async fn wait(at: Option<Instant>) {
     }
 }
 
-type Watch<K> = Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>;
-
-/// The three watches.
-struct Sources {
-    services: Watch<Service>,
-    slices: Watch<EndpointSlice>,
-    ranges: Watch<ServiceCIDR>,
-}
-
-/// One event of one of them.
-enum Seen {
-    Service(Box<Event<Service>>),
-    Slice(Event<EndpointSlice>),
-    Range(Event<ServiceCIDR>),
-    /// A watch that is being repeated.
-    Trouble,
-}
-
-impl Sources {
-    fn open(client: &Client) -> Self {
-        Self {
-            services: open(client),
-            slices: open(client),
-            ranges: open(client),
-        }
-    }
-
-    async fn next(&mut self) -> Result<Seen, ServicesError> {
-        tokio::select! {
-            e = self.services.next() => seen(e, |event| Seen::Service(Box::new(event))),
-            e = self.slices.next() => seen(e, Seen::Slice),
-            e = self.ranges.next() => seen(e, Seen::Range),
-        }
-    }
-}
-
-fn open<K>(client: &Client) -> Watch<K>
-where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned
-        + Send
-        + 'static,
-{
-    let api: Api<K> = Api::all(client.clone());
-    Box::pin(watcher(api, watcher::Config::default()).default_backoff())
-}
-
-fn seen<K>(
-    event: Option<Result<Event<K>, watcher::Error>>,
-    of: impl FnOnce(Event<K>) -> Seen,
-) -> Result<Seen, ServicesError> {
-    match event {
-        None => Err(ServicesError::WatchEnded),
-        Some(Ok(event)) => Ok(of(event)),
-        Some(Err(error)) => {
-            tracing::debug!(%error, "a watch of services is being repeated");
-            Ok(Seen::Trouble)
-        }
-    }
-}
-
-/// How far a list has come: names of a list under way are gathered, so that what it lacks is known at its end.
-#[derive(Default)]
-struct Listed {
-    complete: bool,
-    names: Option<HashSet<ObjectName>>,
-}
-
-impl Listed {
-    fn begin(&mut self) {
-        self.names = Some(HashSet::new());
-    }
-
-    fn add(&mut self, name: &Option<ObjectName>) {
-        if let (Some(names), Some(name)) = (&mut self.names, name) {
-            names.insert(name.clone());
-        }
-    }
-
-    /// Ends the list and returns which of the known objects it lacks.
-    fn end<'a>(&mut self, known: impl Iterator<Item = &'a ObjectName>) -> Vec<ObjectName> {
-        self.complete = true;
-        let names = self.names.take().unwrap_or_default();
-        known.filter(|n| !names.contains(n)).cloned().collect()
-    }
-}
-
 /// The owner of the planner.
 struct Task {
     planner: Planner,
@@ -187,6 +124,13 @@ struct Task {
     slices: Listed,
     ranges: BTreeMap<String, Vec<String>>,
     new_ranges: bool,
+    /// Whether the node's state has arrived once.
+    knows_node: bool,
+    ports: HealthPorts,
+    local: LocalEndpoints,
+    /// The endpoints of the API itself, by slice.
+    api: HashMap<ObjectName, Vec<SocketAddr>>,
+    config: ServicesConfig,
     datapath: Arc<Datapath>,
     synced: Condition,
     /// When to write again, after a failure.
@@ -195,12 +139,40 @@ struct Task {
 
 impl Task {
     fn take(&mut self, seen: Seen) {
+        if !matches!(seen, Seen::Trouble) {
+            self.queued();
+        }
         match seen {
             Seen::Service(e) => self.service(*e),
             Seen::Slice(e) => self.slice(e),
             Seen::Range(e) => self.range(e),
             Seen::Trouble => {}
         }
+    }
+
+    /// Something is to be written.
+    fn queued(&self) {
+        let (mut proxy, now) = (self.config.health.proxy(), Timestamp::now());
+        Family::BOTH.iter().for_each(|f| proxy.queued(*f, now));
+    }
+
+    /// Everything is written.
+    fn written(&self) {
+        {
+            let (mut proxy, now) = (self.config.health.proxy(), Timestamp::now());
+            Family::BOTH.iter().for_each(|f| proxy.written(*f, now));
+        }
+        self.config
+            .health
+            .set_ports(health::counted(&self.ports, &self.local));
+    }
+
+    /// The node's state is known, or changed.
+    fn node(&mut self, facts: Option<NodeFacts>) {
+        let Some(facts) = facts else { return };
+        self.config.health.proxy().set_eligible(facts.is_eligible());
+        self.knows_node = true;
+        self.planner.set_zone(facts.zone);
     }
 
     fn service(&mut self, event: Event<Service>) {
@@ -210,19 +182,32 @@ impl Task {
                 let view = ServiceView::of(&s);
                 self.services.add(&view.as_ref().map(|v| v.name.clone()));
                 if let Some(view) = view {
+                    self.health_port(&view.name, HealthPort::of(&s));
                     self.planner.service(view);
                 }
             }
             Event::Delete(s) => {
                 if let Some(name) = name(&s.metadata) {
-                    self.planner.service_gone(&name);
+                    self.service_gone(&name);
                 }
             }
             Event::InitDone => {
                 for gone in self.services.end(self.planner.known_services()) {
-                    self.planner.service_gone(&gone);
+                    self.service_gone(&gone);
                 }
             }
+        }
+    }
+
+    fn service_gone(&mut self, name: &ObjectName) {
+        self.ports.remove(name);
+        self.planner.service_gone(name);
+    }
+
+    fn health_port(&mut self, name: &ObjectName, port: Option<HealthPort>) {
+        match port {
+            Some(port) => drop(self.ports.insert(name.clone(), port)),
+            None => drop(self.ports.remove(name)),
         }
     }
 
@@ -233,22 +218,46 @@ impl Task {
                 let own = name(&s.metadata);
                 self.slices.add(&own);
                 match (SliceView::of(&s), own) {
-                    (Some(view), _) => self.planner.slice(view),
+                    (Some(view), own) => self.slice_there(view, own),
                     // It may have lost the label that made it count.
-                    (None, Some(own)) => self.planner.slice_gone(&own),
+                    (None, Some(own)) => self.slice_gone(&own),
                     (None, None) => {}
                 }
             }
             Event::Delete(s) => {
                 if let Some(own) = name(&s.metadata) {
-                    self.planner.slice_gone(&own);
+                    self.slice_gone(&own);
                 }
             }
             Event::InitDone => {
                 for gone in self.slices.end(self.planner.known_slices()) {
-                    self.planner.slice_gone(&gone);
+                    self.slice_gone(&gone);
                 }
             }
+        }
+    }
+
+    fn slice_there(&mut self, view: SliceView, own: Option<ObjectName>) {
+        self.local.slice(&view, &self.config.node_name);
+        if let Some(own) = own.filter(|_| is_api(&view)) {
+            self.api.insert(own, endpoints(&view));
+            self.learn();
+        }
+        self.planner.slice(view);
+    }
+
+    fn slice_gone(&mut self, own: &ObjectName) {
+        self.local.slice_gone(own);
+        if self.api.remove(own).is_some() {
+            self.learn();
+        }
+        self.planner.slice_gone(own);
+    }
+
+    /// Keeps in mind where the API is, for the next start of this machine.
+    fn learn(&self) {
+        if let Some(remembered) = &self.config.remembered {
+            remembered.learn(self.api.values().flatten().copied().collect());
         }
     }
 
@@ -269,7 +278,7 @@ impl Task {
 
     /// Writes what changed; after a failure the plan is made anew, from what stands in the maps then.
     fn write(&mut self) {
-        if !self.services.complete || !self.slices.complete || self.retry.is_some() {
+        if !self.services.complete || !self.slices.complete || !self.knows_node || self.retry.is_some() {
             return;
         }
         if let Err(error) = self.try_write() {
@@ -281,6 +290,7 @@ impl Task {
             self.retry = Some(Instant::now() + RETRY);
             return;
         }
+        self.written();
         self.synced.set(true);
     }
 
@@ -304,6 +314,18 @@ impl Task {
         self.planner.restart(existing);
         Ok(())
     }
+}
+
+/// Whether the slice is one of the service `kubernetes`, which is the API itself.
+fn is_api(view: &SliceView) -> bool {
+    &*view.service.namespace == "default" && &*view.service.name == "kubernetes"
+}
+
+fn endpoints(view: &SliceView) -> Vec<SocketAddr> {
+    let ready = view.endpoints.iter().filter(|e| e.ready);
+    ready
+        .flat_map(|e| view.ports.iter().map(|p| SocketAddr::new(e.addr, p.port)))
+        .collect()
 }
 
 fn name(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> Option<ObjectName> {
@@ -349,15 +371,5 @@ mod tests {
                 ("fd00:10:96::".parse().expect("an address"), 112)
             ]
         );
-    }
-
-    #[test]
-    fn a_list_tells_what_it_lacks() {
-        let (a, b) = (ObjectName::new("n", "a"), ObjectName::new("n", "b"));
-        let mut listed = Listed::default();
-        listed.begin();
-        listed.add(&Some(a.clone()));
-        assert_eq!(listed.end([&a, &b].into_iter()), vec![b]);
-        assert!(listed.complete);
     }
 }

@@ -155,15 +155,55 @@ pub struct PartArgs {
 
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
-    /// The configuration file
-    #[arg(long, env = "SKEP_CONFIG", default_value = "/etc/skep/agent.yaml")]
-    pub config: PathBuf,
+    /// The configuration file; /etc/skep/agent.yaml when not given, and none with `--only services`
+    #[arg(long, env = "SKEP_CONFIG")]
+    pub config: Option<PathBuf>,
     /// What to log, such as `info` or `debug,hyper=warn`
     #[arg(long, env = "SKEP_LOG", default_value = "info")]
     pub log: String,
     /// Only a part of the agent: beside another kubelet, its services alone
-    #[arg(long, value_enum)]
+    #[arg(long, env = "SKEP_ONLY", value_enum)]
     pub only: Option<Only>,
+    #[command(flatten)]
+    pub services: ServicesArgs,
+}
+
+/// How `skep agent --only services` reaches the API and serves its node.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServicesArgs {
+    /// With `--only services`: the kubeconfig; in a pod, its service account when not given
+    #[arg(long, env = "SKEP_KUBECONFIG", requires = "only")]
+    pub kubeconfig: Option<PathBuf>,
+    /// With `--only services`: where the API is, in place of the kubeconfig's address, such as https://192.0.2.1:6443
+    #[arg(long, env = "SKEP_API_SERVER", requires = "only")]
+    pub api_server: Option<String>,
+    /// With `--only services`: this node's name in the cluster; the host name when not given
+    #[arg(long, env = "SKEP_NODE_NAME", requires = "only")]
+    pub node_name: Option<String>,
+    /// With `--only services`: where eBPF programs and maps are pinned, on a bpffs
+    #[arg(long, env = "SKEP_PIN_DIR", requires = "only")]
+    pub pin_dir: Option<PathBuf>,
+    /// With `--only services`: the cgroup2 folder whose processes' sockets reach services; all of the machine when not given
+    #[arg(long, env = "SKEP_CGROUP", requires = "only")]
+    pub cgroup: Option<PathBuf>,
+    /// With `--only services`: what is kept over restarts
+    #[arg(long, env = "SKEP_STATE_DIR", requires = "only")]
+    pub state_dir: Option<PathBuf>,
+    /// The addresses that serve node ports: `primary`, or ranges such as 192.0.2.0/24,2001:db8::/64
+    #[arg(long, env = "SKEP_NODEPORT_ADDRESSES")]
+    pub nodeport_addresses: Option<String>,
+    /// The ranges of all pods of the cluster; those of its nodes when not given
+    #[arg(long, env = "SKEP_CLUSTER_CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Option<Vec<String>>,
+    /// Where /healthz and /livez are answered; `off` for nowhere
+    #[arg(long, env = "SKEP_HEALTHZ_BIND_ADDRESS")]
+    pub healthz_bind_address: Option<String>,
+    /// Where /metrics is answered, without authentication; `off` for nowhere
+    #[arg(long, env = "SKEP_METRICS_BIND_ADDRESS")]
+    pub metrics_bind_address: Option<String>,
+    /// Whether this node answers ARP and NDP for LoadBalancer addresses
+    #[arg(long, env = "SKEP_ANNOUNCE")]
+    pub announce: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -101,6 +101,61 @@ pub struct AgentConfig {
     /// What `resolv.conf` in pods names; none yet where empty.
     #[serde(default)]
     pub cluster_dns: Vec<IpAddr>,
+    /// How services are served.
+    #[serde(default)]
+    pub services: ServicesSection,
+}
+
+/// How a node serves services; each as the flag of `skep agent` says that has its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicesSection {
+    /// `primary`, or ranges.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodeport_addresses: Option<String>,
+    /// The ranges of all pods of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_cidr: Option<Vec<String>>,
+    /// An address and port, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthz_bind_address: Option<String>,
+    /// An address and port, or `off`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_bind_address: Option<String>,
+    /// Whether LoadBalancer addresses are announced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announce: Option<bool>,
+}
+
+/// `kind: ServicesConfig`: an agent that only serves services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServicesConfig {
+    /// `skep/v1`.
+    pub api_version: String,
+    /// `ServicesConfig`.
+    pub kind: String,
+    /// The kubeconfig; that of the pod's service account if absent.
+    #[serde(default)]
+    pub kubeconfig: Option<PathBuf>,
+    /// An address in place of the kubeconfig's.
+    #[serde(default)]
+    pub api_server: Option<String>,
+    /// The node's name in the cluster; the host name if absent.
+    #[serde(default)]
+    pub node_name: Option<String>,
+    /// Where eBPF programs and maps are pinned.
+    #[serde(default)]
+    pub pin_dir: Option<PathBuf>,
+    /// The cgroup2 folder whose processes' sockets reach services.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
+    /// What is kept over restarts.
+    #[serde(default)]
+    pub state_dir: Option<PathBuf>,
+    /// How services are served.
+    #[serde(default)]
+    pub services: ServicesSection,
 }
 
 fn default_data() -> PathBuf {

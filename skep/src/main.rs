@@ -16,6 +16,7 @@ mod prepare;
 mod process;
 mod ready;
 mod registry;
+mod services;
 mod supervise;
 mod tools;
 mod up;

@@ -1,16 +1,21 @@
 //! `skep server` and `skep agent`: reads their configuration and runs them until they are told to stop.
 use crate::cli::{AgentArgs, Only, PartArgs};
 use crate::config::{self, AgentConfig, ServerConfig};
+use crate::services;
+use agent::edge::settings::EdgeSettings;
 use anyhow::{Context, Result};
 use control_plane::{Listen, StoreKind};
 use machinery_lifecycle::{Shutdown, logs};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 /// Health and metrics of the controllers and the scheduler, on the loopback address.
 const CONTROLLERS_PORT: u16 = 10257;
 /// See there.
 const SCHEDULER_PORT: u16 = 10259;
+/// Where an agent's configuration is when nothing else is said.
+const AGENT_CONFIG: &str = "/etc/skep/agent.yaml";
 /// The port of a node's kubelet API.
 const KUBELET_PORT: u16 = 10250;
 
@@ -57,19 +62,27 @@ fn server_config(config: ServerConfig) -> Result<control_plane::ServerConfig> {
     })
 }
 
-/// Runs a node's agent.
+/// Runs a node's agent, or its services alone.
 ///
 /// # Errors
 /// What keeps it from running.
 pub fn agent(args: &AgentArgs) -> Result<()> {
-    let config: AgentConfig = config::read(&args.config, "AgentConfig")?;
+    if args.only == Some(Only::Services) {
+        let config = services::config(args)?;
+        crate::doctor::require_root("a node's agent")?;
+        logs::init(&args.log, logs::Format::Text);
+        return run(async |shutdown| agent::run_services(config, shutdown).await);
+    }
+    let path = args.config.as_deref().unwrap_or(Path::new(AGENT_CONFIG));
+    let config: AgentConfig = config::read(path, "AgentConfig")?;
+    let edge = services::settings(&args.services, &config.services)?;
     crate::doctor::require_root("a node's agent")?;
     logs::init(&args.log, logs::Format::Text);
-    let config = agent_config(config, args.only == Some(Only::Services));
+    let config = agent_config(config, edge);
     run(async |shutdown| agent::run(config, shutdown).await)
 }
 
-fn agent_config(config: AgentConfig, only_services: bool) -> agent::AgentConfig {
+fn agent_config(config: AgentConfig, edge: EdgeSettings) -> agent::AgentConfig {
     agent::AgentConfig {
         node_name: config.node_name,
         cluster: config.cluster,
@@ -88,7 +101,7 @@ fn agent_config(config: AgentConfig, only_services: bool) -> agent::AgentConfig 
         client_ca: config.client_ca,
         cni_conf_dir: config.cni_conf_dir,
         cni_bin_dir: config.cni_bin_dir,
-        only_services,
+        edge,
         cluster_dns: config.cluster_dns,
         cluster_domain: "cluster.local".to_owned(),
     }

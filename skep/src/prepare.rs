@@ -126,5 +126,9 @@ fn agent(cluster: &Cluster, node: &Node) -> AgentConfig {
         cni_conf_dir: node.cni_conf(),
         cni_bin_dir: node.cni_bin(),
         cluster_dns: vec![],
+        services: config::ServicesSection {
+            cluster_cidr: Some(crate::layout::POD_RANGES.map(str::to_owned).to_vec()),
+            ..config::ServicesSection::default()
+        },
     }
 }

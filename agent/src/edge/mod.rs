@@ -1,0 +1,13 @@
+//! What surrounds the service maps: the way to the API, the node's own state, health, metrics, announced addresses.
+
+pub mod api;
+pub mod facts;
+pub mod health;
+pub mod http;
+pub mod ports;
+pub mod ranges;
+pub mod settings;
+pub(crate) mod sources;
+mod start;
+
+pub use start::{Edge, start};

@@ -1,0 +1,109 @@
+//! Starts the parts, in the order in which they need each other.
+
+use super::api::Remembered;
+use super::facts::{self, NodeFacts};
+use super::health::LATE;
+use super::ports::{self, Counted, Failed, Health};
+use super::settings::EdgeSettings;
+use crate::recorder::Events;
+use crate::services::{self, ServicesConfig};
+use agent_datapath::Datapath;
+use agent_network::interfaces;
+use agent_network::link::LinkError;
+use k8s_openapi::api::core::v1::Node;
+use kube::Client;
+use machinery_client::Cache;
+use machinery_lifecycle::{Readiness, TaskSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What the services part of an agent works with.
+pub struct Edge {
+    /// The node's name.
+    pub node_name: String,
+    /// The way to the API.
+    pub client: Client,
+    /// The maps and programs.
+    pub datapath: Arc<Datapath>,
+    /// All nodes.
+    pub nodes: Cache<Node>,
+    /// Where events go.
+    pub events: Events,
+    /// Is told where the API's endpoints are.
+    pub remembered: Option<Arc<Remembered>>,
+    /// The operator's decisions.
+    pub settings: EdgeSettings,
+}
+
+/// Starts watching the node, writing services, and answering for their health.
+///
+/// # Errors
+/// When the node's devices cannot be listed.
+pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
+    let (devices, work) = interfaces::watch().await?;
+    tasks.spawn_endless("devices", work);
+    let (sender, node) = watch::channel(None);
+    let watching = facts::watch(
+        edge.node_name.clone(),
+        edge.nodes.clone(),
+        devices,
+        edge.settings.clone(),
+        sender,
+    );
+    tasks.spawn_endless("node facts", watching);
+    let health = Health::new(LATE);
+    let config = ServicesConfig {
+        node_name: edge.node_name.clone(),
+        facts: node.clone(),
+        health: health.clone(),
+        remembered: edge.remembered.clone(),
+    };
+    let synced = Readiness::new().condition("services");
+    let (client, datapath) = (edge.client.clone(), Arc::clone(&edge.datapath));
+    tasks.spawn("services", move |shutdown| {
+        services::run(client, datapath, config, synced, shutdown)
+    });
+    serve(&edge, health, node, tasks);
+    Ok(())
+}
+
+fn serve(edge: &Edge, health: Health, node: watch::Receiver<Option<NodeFacts>>, tasks: &mut TaskSet) {
+    if let Some(address) = edge.settings.health {
+        let counted: Counted = Arc::new(|_, _| {});
+        tasks.spawn_endless("health port", ports::serve_node(health.clone(), address, counted));
+    }
+    let (sender, listen) = watch::channel(Vec::new());
+    tasks.spawn_endless("health addresses", follow_addresses(node, sender));
+    let events = edge.events.clone();
+    let failed: Failed = Arc::new(move |name, message| {
+        events.service_warning(
+            &name.namespace,
+            &name.name,
+            "FailedToStartServiceHealthcheck",
+            message,
+        );
+    });
+    tasks.spawn_endless(
+        "health-check ports",
+        ports::serve_services(health, listen, failed),
+    );
+}
+
+async fn follow_addresses(mut node: watch::Receiver<Option<NodeFacts>>, listen: watch::Sender<Vec<IpAddr>>) {
+    node.mark_changed();
+    while node.changed().await.is_ok() {
+        let facts = node.borrow_and_update();
+        let now = facts
+            .as_ref()
+            .map(|f| f.health_listen.clone())
+            .unwrap_or_default();
+        drop(facts);
+        listen.send_if_modified(|known| {
+            let changed = *known != now;
+            *known = now;
+            changed
+        });
+    }
+    std::future::pending::<()>().await;
+}
