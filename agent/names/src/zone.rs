@@ -36,6 +36,8 @@ pub struct Zone {
     /// How many services each namespace has.
     pub(crate) namespaces: HashMap<Box<str>, usize>,
     pub(crate) reverse: HashMap<IpAddr, Vec<AddressOwner>>,
+    /// The Service of each slice that is held, by `namespace/slice`.
+    homes: HashMap<Box<str>, ServiceKey>,
     /// Slices that came before their Service.
     early: HashMap<ServiceKey, Vec<SliceView>>,
     /// Which services' slices were not kept, since those services are not headless: most of a cluster's endpoints.
@@ -82,6 +84,7 @@ impl Zone {
             services: HashMap::new(),
             namespaces: HashMap::new(),
             reverse: HashMap::new(),
+            homes: HashMap::new(),
             early: HashMap::new(),
             passed_over: HashSet::new(),
             slices_wanted: false,
@@ -178,17 +181,23 @@ impl Zone {
         Some(old)
     }
 
-    /// An EndpointSlice is there, or has changed. Its Service never changes: the label cannot be edited into another
-    /// without the slice being taken as gone first ([`Zone::slice_gone`] with the old key).
+    /// An EndpointSlice is there, or has changed.
     pub fn slice(&mut self, view: SliceView) {
+        let home = home(view.service.namespace(), &view.name);
+        if self.homes.get(&home).is_some_and(|s| *s != view.service) {
+            self.slice_gone(view.service.namespace(), &view.name);
+        }
         let Some(service) = self.services.get(view.service.as_str()) else {
+            self.homes.insert(home, view.service.clone());
             let early = self.early.entry(view.service.clone()).or_default();
             early.retain(|s| s.name != view.name);
             early.push(view);
             return;
         };
         if service.view.shape != Shape::Headless {
-            self.passed_over.insert(view.service.clone());
+            self.homes.remove(&home);
+            let shared = service.view.key.clone();
+            self.passed_over.insert(shared);
             return;
         }
         let old = service.slices.iter().position(|s| s.name == view.name);
@@ -202,25 +211,29 @@ impl Zone {
         for endpoint in &view.endpoints {
             self.own(endpoint.ip, &view.service, Some(&endpoint.host));
         }
+        self.homes.insert(home, view.service.clone());
         if let Some(service) = self.services.get_mut(view.service.as_str()) {
             service.slices.push(view);
         }
     }
 
-    /// An EndpointSlice has been deleted.
-    pub fn slice_gone(&mut self, service: &ServiceKey, name: &str) {
-        if let Some(early) = self.early.get_mut(service) {
+    /// An EndpointSlice has been deleted, or belongs to no Service any more.
+    pub fn slice_gone(&mut self, namespace: &str, name: &str) {
+        let Some(service) = self.homes.remove(&home(namespace, name)) else {
+            return;
+        };
+        if let Some(early) = self.early.get_mut(&service) {
             early.retain(|s| *s.name != *name);
             if early.is_empty() {
-                self.early.remove(service);
+                self.early.remove(&service);
             }
         }
-        let Some(known) = self.services.get(service) else {
+        let Some(known) = self.services.get(&service) else {
             return;
         };
         if let Some(n) = known.slices.iter().position(|s| *s.name == *name) {
             self.changes = self.changes.wrapping_add(1);
-            self.take_slice(service, n);
+            self.take_slice(&service, n);
         }
     }
 
@@ -237,11 +250,9 @@ impl Zone {
         std::mem::take(&mut self.slices_wanted)
     }
 
-    /// The slices that are held, as Service and name: what a new list does not have is gone.
-    pub fn known_slices(&self) -> impl Iterator<Item = (&ServiceKey, &str)> {
-        let held = self.services.values().flat_map(|s| &s.slices);
-        let all = held.chain(self.early.values().flatten());
-        all.map(|s| (&s.service, &*s.name))
+    /// The slices that are held, as `namespace/slice`: what a new list does not have is gone.
+    pub fn known_slices(&self) -> impl Iterator<Item = &str> {
+        self.homes.keys().map(|home| &**home)
     }
 
     fn own(&mut self, ip: IpAddr, key: &ServiceKey, host: Option<&str>) {
@@ -270,4 +281,8 @@ impl Zone {
             self.reverse.remove(&ip);
         }
     }
+}
+
+fn home(namespace: &str, slice: &str) -> Box<str> {
+    format!("{namespace}/{slice}").into()
 }
