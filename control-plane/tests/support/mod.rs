@@ -40,12 +40,24 @@ impl Cluster {
         }
     }
 
+    /// Stops everything, in time, and sees that no component lacked a right.
     pub async fn stop(self) {
+        self.nobody_was_refused().await;
         let report = self.plane.stop(Duration::from_secs(5)).await;
         assert!(
             report.cut_off.is_empty() && report.failed.is_empty(),
             "{report:?}"
         );
+    }
+
+    async fn nobody_was_refused(&self) {
+        let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
+        let text = self.client.request_text(request).await.unwrap();
+        // Nothing can be made in a namespace that is going, by right or not.
+        let refused = text.lines().filter(|line| {
+            line.starts_with("apiserver_request_total{code=\"403\"") && !line.contains("verb=\"CREATE\"")
+        });
+        assert_eq!(refused.collect::<Vec<_>>(), [""; 0]);
     }
 
     pub fn api<K>(&self, namespace: &str) -> Api<K>

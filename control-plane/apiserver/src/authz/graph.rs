@@ -32,10 +32,13 @@ struct Known {
     edges: Edges,
 }
 
+/// Pods by storage key, with what each refers to.
+type Pods = HashMap<Box<[u8]>, Vec<(Kind, Box<str>)>>;
+
 #[derive(Default)]
 struct Edges {
-    /// Pods of each node, by storage key.
-    nodes: HashMap<Box<str>, HashMap<Box<[u8]>, Vec<(Kind, Box<str>)>>>,
+    /// Pods of each node.
+    nodes: HashMap<Box<str>, Pods>,
     /// The node of each pod.
     homes: HashMap<Box<[u8]>, Box<str>>,
 }

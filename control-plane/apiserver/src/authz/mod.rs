@@ -4,8 +4,8 @@ mod graph;
 mod node;
 mod rbac;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::status::Status;
 use arc_swap::ArcSwap;
@@ -77,8 +77,12 @@ pub enum Decision {
 
 /// Decides, with the roles and bindings of the store compiled for quick use.
 pub(crate) struct Authorizer {
-    rbac: ArcSwap<Rbac>,
-    stale: AtomicBool,
+    /// The compiled rules, and how many changes they know.
+    rbac: ArcSwap<(u64, Rbac)>,
+    /// Changes of roles and bindings so far.
+    changes: AtomicU64,
+    /// Held by the one that compiles; whoever asks meanwhile waits for the new rules, and never decides by the old ones.
+    compiling: Mutex<()>,
     graph: graph::Graph,
 }
 
@@ -86,15 +90,16 @@ impl Authorizer {
     /// Compiles the roles at the first question.
     pub(crate) fn new() -> Self {
         Self {
-            rbac: ArcSwap::from_pointee(Rbac::default()),
-            stale: AtomicBool::new(true),
+            rbac: ArcSwap::from_pointee((0, Rbac::default())),
+            changes: AtomicU64::new(1),
+            compiling: Mutex::default(),
             graph: graph::Graph::default(),
         }
     }
 
     /// A role or binding was written.
     pub(crate) fn forget(&self) {
-        self.stale.store(true, Ordering::Release);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether the user may do this.
@@ -107,17 +112,25 @@ impl Authorizer {
         {
             return Decision::Allow("node authorizer".into());
         }
-        self.compiled(store).decide(identity, asked)
+        self.compiled(store).1.decide(identity, asked)
     }
 
     /// The rules that apply to a user in a namespace, as `SelfSubjectRulesReview` lists them.
     pub(crate) fn rules_of(&self, store: &Store, identity: &Identity, namespace: &str) -> Vec<Value> {
-        self.compiled(store).rules_of(identity, namespace)
+        self.compiled(store).1.rules_of(identity, namespace)
     }
 
-    fn compiled(&self, store: &Store) -> Arc<Rbac> {
-        if self.stale.swap(false, Ordering::AcqRel) {
-            self.rbac.store(Arc::new(Rbac::compile(&store.snapshot())));
+    fn compiled(&self, store: &Store) -> Arc<(u64, Rbac)> {
+        let known = self.rbac.load_full();
+        if known.0 >= self.changes.load(Ordering::Acquire) {
+            return known;
+        }
+        let _turn = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read before the snapshot is taken: a later change has the rules compiled again.
+        let changes = self.changes.load(Ordering::Acquire);
+        if self.rbac.load().0 < changes {
+            self.rbac
+                .store(Arc::new((changes, Rbac::compile(&store.snapshot()))));
         }
         self.rbac.load_full()
     }
