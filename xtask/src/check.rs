@@ -16,6 +16,7 @@ const DOMAIN: &[&str] = &[
     "datapath-abi",
     "datapath-logic",
     "machinery-plan",
+    "agent-names",
     "agent-pods",
     "agent-services",
     "agent-explain",
@@ -40,6 +41,7 @@ const ONLY: &[(&str, &[&str])] = &[
     ("redb", &["control-plane-store"]),
     ("etcd-client", &["control-plane-store"]),
     ("rtnetlink", &["agent-network"]),
+    ("hickory-proto", &["agent-dns"]),
 ];
 
 /// Ways to read a clock or to wait, which a domain crate is never given.
