@@ -207,6 +207,7 @@ impl Datapath {
             frontends: self.frontends.entries()?.into_iter().collect(),
             backends: self.backends.entries()?.into_iter().collect(),
             owners: owners.into_iter().map(|(id, o)| (SetId(id), o)).collect(),
+            ..Existing::default()
         })
     }
 

@@ -7,11 +7,17 @@
 mod changes;
 mod endpoints;
 mod existing;
+mod fronts;
+mod health;
+mod maglev;
+mod node;
 mod planner;
 mod programmed;
 mod view;
 
-pub use changes::{Changes, EndedBackend};
+pub use changes::{Changes, EndedBackend, EndedFront};
 pub use existing::Existing;
-pub use planner::{Node, Planner};
+pub use health::{EndpointFacts, NoLocalEndpoints, PortFacts, ServiceHealth, Unused};
+pub use node::{Node, node_port_addresses};
+pub use planner::Planner;
 pub use view::{EndpointView, ObjectName, PortView, ServiceView, SlicePort, SliceView};

@@ -1,195 +1,389 @@
-//! One set as it stands in the maps, and the step from there to what is wanted.
-use crate::changes::{Changes, EndedBackend};
+//! One set: what of it stands in the maps, and how it becomes what is wanted.
+use crate::changes::{Changes, EndedBackend, EndedFront};
 use crate::endpoints::Usable;
 use crate::existing::Existing;
+use crate::maglev;
+use crate::view::PortView;
 use datapath_abi::{
-    Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation, Owner, Proto, SetId,
+    Address, Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation, MaglevKey, Member,
+    MemberKey, Owner, Proto, SetId, SourceRangeKey,
 };
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// Which set of a service: a port in a family.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Which set of a service: a port in a family. Another node port does not make it another set.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SetKey {
-    pub port: crate::view::PortView,
+    pub name: Arc<str>,
+    pub proto: Proto,
+    pub port: u16,
     pub v4: bool,
 }
 
+impl SetKey {
+    pub fn is_of(&self, port: &PortView, v4: bool) -> bool {
+        self.v4 == v4 && self.port == port.port && self.proto == port.proto && self.name == port.name
+    }
+}
+
+/// A frontend that a set shall have, with the flags that do not depend on its endpoints.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Front {
+    pub key: FrontendKey,
+    pub flags: FrontendFlags,
+}
+
 /// What a set shall be.
-pub(crate) struct Wanted {
-    pub key: SetKey,
-    pub frontends: Vec<FrontendKey>,
-    pub local_only: bool,
+pub(crate) struct Wanted<'a> {
+    pub port: &'a PortView,
+    pub v4: bool,
+    pub fronts: Vec<Front>,
     pub usable: Usable,
+    pub affinity: u32,
+    /// Whether clients from outside shall choose through a Maglev table.
+    pub maglev: bool,
+    pub ranges: Vec<datapath_abi::Range>,
 }
 
 /// What a set is, in the maps.
 #[derive(Debug)]
 pub(crate) struct Programmed {
     pub id: SetId,
+    pub key: SetKey,
     generation: Generation,
-    backends: Vec<Backend>,
-    pub frontends: BTreeMap<FrontendKey, FrontendValue>,
+    slots: Vec<Backend>,
+    count: u16,
+    local_first: u16,
+    local: u16,
+    pub elsewhere: bool,
+    pub frontends: Vec<(FrontendKey, FrontendValue)>,
+    ranges: Vec<SourceRangeKey>,
+    members: bool,
+    maglev: bool,
     /// Get no new connections any more, but still serve the ones they have.
     lingering: Vec<Backend>,
+    /// Still wanted, in the plan under way.
+    pub kept: bool,
 }
 
 impl Programmed {
     /// A set of which nothing stands in the maps yet; writes its owner.
-    pub fn new(id: SetId, owner: &str, out: &mut Changes) -> Self {
+    pub fn new(id: SetId, key: SetKey, owner: &str, out: &mut Changes) -> Self {
         out.owners.push((id, Owner::new(owner)));
         Self {
             id,
+            key,
             generation: Generation(0),
-            backends: Vec::new(),
-            frontends: BTreeMap::new(),
+            slots: Vec::new(),
+            count: 0,
+            local_first: 0,
+            local: 0,
+            elsewhere: false,
+            frontends: Vec::new(),
+            ranges: Vec::new(),
+            members: false,
+            maglev: false,
             lingering: Vec::new(),
+            kept: true,
         }
     }
 
-    /// A set that an earlier agent wrote.
+    /// A set that an earlier agent wrote. Members, tables and ranges count as missing: those that stand already are not
+    /// written again in the end.
     pub fn adopt(
         id: SetId,
+        key: SetKey,
         owner: &str,
-        wanted: &[FrontendKey],
+        fronts: &[Front],
         existing: &Existing,
         out: &mut Changes,
     ) -> Self {
-        let frontends: BTreeMap<_, _> = wanted
-            .iter()
-            .filter_map(|k| Some((*k, *existing.frontends.get(k)?)))
-            .filter(|(_, v)| v.set == id)
-            .collect();
-        let of_ports = || {
-            frontends
-                .iter()
-                .filter(|(k, _)| k.proto != Proto::ANY)
-                .map(|(_, v)| v)
-        };
-        // After a stop in the middle of a flip, frontends may name two generations: the newer one is complete.
-        let newest = of_ports().map(|v| v.generation).reduce(newer);
-        let slots = of_ports()
-            .filter(|v| Some(v.generation) == newest)
-            .map(|v| v.count.max(v.local))
-            .max();
-        let generation = newest.unwrap_or_default();
-        let backends = (0..slots.unwrap_or(0)).map_while(|slot| {
-            existing
-                .backends
-                .get(&BackendKey {
-                    set: id,
-                    generation,
-                    slot,
-                })
-                .copied()
-        });
+        let mut set = Self::new(id, key, owner, &mut Changes::default());
         let owner = Owner::new(owner);
         if existing.owners.get(&id) != Some(&owner) {
             out.owners.push((id, owner));
         }
-        Self {
-            id,
-            generation,
-            backends: backends.collect(),
-            frontends,
-            lingering: Vec::new(),
+        set.frontends = fronts
+            .iter()
+            .filter_map(|f| Some((f.key, *existing.frontends.get(&f.key)?)))
+            .filter(|(_, v)| v.set == id)
+            .collect();
+        let of_ports = set.frontends.iter().filter(|(k, _)| k.proto != Proto::ANY);
+        // After a stop in the middle of a flip, frontends may name two generations: the newer one is complete.
+        let newest = of_ports.map(|(_, v)| *v).reduce(|a, b| {
+            if is_newer(a.generation, b.generation) {
+                b
+            } else {
+                a
+            }
+        });
+        if let Some(v) = newest {
+            (set.generation, set.count) = (v.generation, v.count);
+            (set.local_first, set.local) = (v.local_first, v.local);
+            let standing = slots(id, v.generation, usize::from(v.slots()))
+                .map_while(|k| existing.backends.get(&k).copied());
+            set.slots = standing.collect();
         }
+        set
     }
 
     /// Changes what stands into what is wanted.
-    pub fn become_(&mut self, wanted: Wanted, proto: Proto, out: &mut Changes) {
-        let Wanted {
-            frontends,
-            local_only,
-            usable,
-            ..
-        } = wanted;
-        self.end_flows(&usable, proto, out);
-        let value = FrontendValue {
-            set: self.id,
-            generation: self.write_slots(usable.backends, out),
-            flags: flags(local_only, usable.elsewhere),
-            count: self.backends.len() as u16,
-            local: usable.local as u16,
-            ..FrontendValue::default()
-        };
-        let mut next = BTreeMap::new();
-        for key in frontends {
-            let value = if key.proto == Proto::ANY {
-                self.whole_address()
-            } else {
-                value
-            };
-            if self.frontends.get(&key) != Some(&value) {
-                out.frontends.push((key, value));
-            }
-            next.insert(key, value);
-        }
-        let gone = self.frontends.keys().filter(|k| !next.contains_key(k));
-        out.gone_frontends.extend(gone);
-        self.frontends = next;
+    pub fn become_(&mut self, mut wanted: Wanted<'_>, out: &mut Changes) {
+        self.end_flows(&wanted.usable, out);
+        self.elsewhere = wanted.usable.elsewhere;
+        self.write_slots(std::mem::take(&mut wanted.usable), out);
+        self.write_members(wanted.affinity != 0, out);
+        self.write_maglev(wanted.maglev, out);
+        self.write_ranges(&wanted, out);
+        self.write_frontends(&wanted, out);
     }
 
     /// Removes everything of this set.
-    pub fn vanish(self, proto: Proto, out: &mut Changes) {
-        out.gone_frontends.extend(self.frontends.keys());
-        out.gone_backends
-            .extend(slots(self.id, self.generation, self.backends.len()));
+    pub fn vanish(mut self, out: &mut Changes) {
+        out.gone_frontends.extend(self.frontends.iter().map(|(k, _)| *k));
+        out.gone_ranges.append(&mut self.ranges);
+        self.drop_generation(out);
         out.gone_owners.push(self.id);
-        for b in self.backends.iter().chain(&self.lingering) {
-            out.ended.push(ended(self.id, b, proto));
+        for b in self.slots.iter().chain(&self.lingering) {
+            out.ended.push(self.ended(b));
         }
+    }
+
+    /// Whether it is reached from outside the cluster.
+    pub fn is_external(&self) -> bool {
+        let mut flags = self.frontends.iter().map(|(_, v)| v.flags);
+        flags.any(|f| f.has(FrontendFlags::EXTERNAL))
     }
 
     /// All slots of this set that are to stand.
     pub fn slot_keys(&self) -> impl Iterator<Item = BackendKey> {
-        slots(self.id, self.generation, self.backends.len())
+        slots(self.id, self.generation, self.slots.len())
+    }
+
+    /// All members that are to stand.
+    pub fn member_keys(&self) -> impl Iterator<Item = MemberKey> {
+        let with = self.members.then_some(&self.slots);
+        with.into_iter().flatten().map(|b| self.member_key(b))
+    }
+
+    /// The Maglev table that is to stand.
+    pub fn maglev_key(&self) -> Option<MaglevKey> {
+        self.maglev.then_some(MaglevKey {
+            set: self.id,
+            generation: self.generation,
+            zero: 0,
+        })
+    }
+
+    /// The source ranges that are to stand.
+    pub fn range_keys(&self) -> impl Iterator<Item = SourceRangeKey> {
+        self.ranges.iter().copied()
     }
 
     /// Writes other endpoints under a new generation; the same ones are left alone.
-    fn write_slots(&mut self, backends: Vec<Backend>, out: &mut Changes) -> Generation {
-        if self.backends != backends {
-            out.gone_backends.extend(self.slot_keys());
-            self.generation = self.generation.next();
-            self.backends = backends;
-            out.backends
-                .extend(self.slot_keys().zip(self.backends.iter().copied()));
+    fn write_slots(&mut self, usable: Usable, out: &mut Changes) {
+        let before = (self.count, self.local_first, self.local);
+        let after = (usable.count, usable.local_first, usable.local);
+        if before == after && self.slots == usable.slots {
+            return;
         }
-        self.generation
+        self.drop_generation(out);
+        self.generation = self.generation.next();
+        self.slots = usable.slots;
+        (self.count, self.local_first, self.local) = after;
+        let keys = slots(self.id, self.generation, self.slots.len());
+        out.backends.extend(keys.zip(self.slots.iter().copied()));
     }
 
-    /// The address itself is known, and no port of it is served by this entry.
-    fn whole_address(&self) -> FrontendValue {
+    /// Deletes what stands under the present generation.
+    fn drop_generation(&mut self, out: &mut Changes) {
+        out.gone_backends.extend(self.slot_keys());
+        out.gone_members.extend(self.member_keys());
+        out.gone_maglev.extend(self.maglev_key());
+        (self.members, self.maglev) = (false, false);
+    }
+
+    fn member_key(&self, b: &Backend) -> MemberKey {
+        MemberKey {
+            set: self.id,
+            generation: self.generation,
+            port: b.port,
+            addr: b.addr,
+        }
+    }
+
+    fn write_members(&mut self, wanted: bool, out: &mut Changes) {
+        if wanted == self.members {
+            return;
+        }
+        if !wanted {
+            out.gone_members.extend(self.member_keys());
+            self.members = false;
+            return;
+        }
+        self.members = true;
+        let cluster = usize::from(self.count);
+        for (slot, b) in (0_u16..).zip(&self.slots[..cluster.min(self.slots.len())]) {
+            let is_local = slot.wrapping_sub(self.local_first) < self.local;
+            let local_slot = if is_local {
+                slot
+            } else {
+                self.place_in_local(b).unwrap_or(Member::NOWHERE)
+            };
+            out.members
+                .push((self.member_key(b), Member { slot, local_slot }));
+        }
+        for (local_slot, b) in (0_u16..).zip(&self.slots).skip(cluster) {
+            let in_cluster = self.slots[..cluster].iter().any(|c| is_same(c, b));
+            if !in_cluster {
+                let slot = Member::NOWHERE;
+                out.members
+                    .push((self.member_key(b), Member { slot, local_slot }));
+            }
+        }
+    }
+
+    /// The slot behind the Cluster set that this endpoint has too.
+    fn place_in_local(&self, b: &Backend) -> Option<u16> {
+        let behind = (0_u16..).zip(&self.slots).skip(usize::from(self.count));
+        behind
+            .into_iter()
+            .find(|(_, l)| is_same(l, b))
+            .map(|(slot, _)| slot)
+    }
+
+    fn write_maglev(&mut self, wanted: bool, out: &mut Changes) {
+        let cluster = &self.slots[..usize::from(self.count).min(self.slots.len())];
+        let wanted = wanted && (2..=maglev::MOST).contains(&cluster.len());
+        if wanted == self.maglev {
+            return;
+        }
+        if !wanted {
+            out.gone_maglev.extend(self.maglev_key());
+        }
+        self.maglev = wanted;
+        if let Some(key) = self.maglev_key() {
+            out.maglev.push((key, maglev::table(cluster)));
+        }
+    }
+
+    fn write_ranges(&mut self, wanted: &Wanted<'_>, out: &mut Changes) {
+        let mut next: Vec<_> = wanted
+            .ranges
+            .iter()
+            .map(|r| SourceRangeKey::range(self.id, r))
+            .collect();
+        next.sort_unstable();
+        next.dedup();
+        if next == self.ranges {
+            return;
+        }
+        out.ranges
+            .extend(next.iter().filter(|k| self.ranges.binary_search(k).is_err()));
+        out.gone_ranges
+            .extend(self.ranges.iter().filter(|k| next.binary_search(k).is_err()));
+        self.ranges = next;
+    }
+
+    fn write_frontends(&mut self, wanted: &Wanted<'_>, out: &mut Changes) {
+        let mut next: Vec<_> = wanted
+            .fronts
+            .iter()
+            .map(|f| (f.key, self.value(f, wanted.affinity)))
+            .collect();
+        next.sort_unstable_by_key(|(k, _)| *k);
+        if next == self.frontends {
+            return;
+        }
+        let standing = |key: &FrontendKey, of: &[(FrontendKey, FrontendValue)]| {
+            of.binary_search_by_key(key, |(k, _)| *k).ok().map(|i| of[i].1)
+        };
+        self.frontends.sort_unstable_by_key(|(k, _)| *k);
+        let changed = next
+            .iter()
+            .filter(|(k, v)| standing(k, &self.frontends) != Some(*v));
+        out.frontends.extend(changed);
+        for (key, _) in self
+            .frontends
+            .iter()
+            .filter(|(k, _)| standing(k, &next).is_none())
+        {
+            out.gone_frontends.push(*key);
+            if key.proto != Proto::ANY {
+                out.ended_fronts.push(EndedFront {
+                    set: self.id,
+                    addr: key.addr,
+                    port: key.port,
+                    proto: key.proto,
+                });
+            }
+        }
+        self.frontends = next;
+    }
+
+    fn value(&self, front: &Front, affinity: u32) -> FrontendValue {
+        let mut flags = front.flags;
+        if front.key.proto == Proto::ANY {
+            // The address itself is known, and no port of it is served by this entry.
+            return FrontendValue {
+                set: self.id,
+                flags,
+                ..FrontendValue::default()
+            };
+        }
+        let local_counts = flags.has(FrontendFlags::LOCAL_ALWAYS) || flags.has(FrontendFlags::LOCAL_OUTSIDE);
+        flags = flags
+            .with_if(self.elsewhere && local_counts, FrontendFlags::ELSEWHERE)
+            .with_if(
+                self.maglev && flags.has(FrontendFlags::EXTERNAL),
+                FrontendFlags::MAGLEV,
+            );
         FrontendValue {
             set: self.id,
-            ..FrontendValue::default()
+            generation: self.generation,
+            flags,
+            count: self.count,
+            local: self.local,
+            local_first: self.local_first,
+            zero: 0,
+            affinity,
         }
     }
 
-    fn end_flows(&mut self, usable: &Usable, proto: Proto, out: &mut Changes) {
-        let before = self.backends.iter().chain(&self.lingering).copied();
+    fn end_flows(&mut self, usable: &Usable, out: &mut Changes) {
+        if self.lingering.is_empty() && self.slots == usable.slots {
+            return;
+        }
+        let id = |b: &Backend| (b.addr, b.port);
+        let mut used: Vec<(Address, datapath_abi::Be16)> = usable.slots.iter().map(id).collect();
+        used.sort_unstable();
+        let mut before: Vec<Backend> = self.slots.iter().chain(&self.lingering).copied().collect();
+        before.sort_unstable_by_key(id);
+        before.dedup_by_key(|b| id(b));
         let (lingering, gone): (Vec<_>, Vec<_>) = before
-            .filter(|b| !usable.backends.contains(b))
-            .partition(|b| usable.serving.contains(b));
-        out.ended.extend(gone.iter().map(|b| ended(self.id, b, proto)));
+            .into_iter()
+            .filter(|b| used.binary_search(&id(b)).is_err())
+            .partition(|b| usable.serving.binary_search(&id(b)).is_ok());
+        out.ended.extend(gone.iter().map(|b| self.ended(b)));
         self.lingering = lingering;
     }
-}
 
-/// The later of two generations of one set; they are never more than a few apart, so wrapping is told by the distance.
-fn newer(a: Generation, b: Generation) -> Generation {
-    if b.0.wrapping_sub(a.0) < u16::MAX / 2 {
-        b
-    } else {
-        a
+    fn ended(&self, b: &Backend) -> EndedBackend {
+        EndedBackend {
+            set: self.id,
+            addr: b.addr,
+            port: b.port,
+            proto: self.key.proto,
+        }
     }
 }
 
-fn flags(local_only: bool, elsewhere: bool) -> FrontendFlags {
-    match (local_only, elsewhere) {
-        (false, _) => FrontendFlags::NONE,
-        (true, false) => FrontendFlags::LOCAL_ALWAYS,
-        (true, true) => FrontendFlags::LOCAL_ALWAYS.with(FrontendFlags::ELSEWHERE),
-    }
+fn is_same(a: &Backend, b: &Backend) -> bool {
+    a.addr == b.addr && a.port == b.port
+}
+
+/// Whether `b` is later; generations of one set are never more than a few apart, so wrapping is told by the distance.
+fn is_newer(a: Generation, b: Generation) -> bool {
+    b.0.wrapping_sub(a.0) < u16::MAX / 2
 }
 
 fn slots(set: SetId, generation: Generation, n: usize) -> impl Iterator<Item = BackendKey> {
@@ -198,13 +392,4 @@ fn slots(set: SetId, generation: Generation, n: usize) -> impl Iterator<Item = B
         generation,
         slot,
     })
-}
-
-fn ended(set: SetId, b: &Backend, proto: Proto) -> EndedBackend {
-    EndedBackend {
-        set,
-        addr: b.addr,
-        port: b.port,
-        proto,
-    }
 }

@@ -9,21 +9,21 @@ use datapath_abi::Proto;
 fn planner() -> Planner {
     let node = Node {
         name: "here".into(),
-        zone: None,
+        ..Node::default()
     };
     Planner::new(node, Existing::default())
 }
 
 fn service(proto: Proto) -> ServiceView {
     ServiceView {
-        name: ObjectName::new("ns", "web"),
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![PortView {
             name: "p".into(),
             proto,
             port: 80,
+            node_port: 0,
         }],
-        internal_local: false,
+        ..ServiceView::new(ObjectName::new("ns", "web"))
     }
 }
 

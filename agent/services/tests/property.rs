@@ -48,7 +48,6 @@ fn service() -> impl Strategy<Value = ServiceView> {
         1..4,
     );
     (service_name(), ips, ports, any::<bool>()).prop_map(|(name, ips, ports, internal_local)| ServiceView {
-        name,
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         ports: ports
             .into_iter()
@@ -56,9 +55,11 @@ fn service() -> impl Strategy<Value = ServiceView> {
                 name: name.into(),
                 proto,
                 port,
+                node_port: 0,
             })
             .collect(),
         internal_local,
+        ..ServiceView::new(name)
     })
 }
 
@@ -111,7 +112,7 @@ fn event() -> impl Strategy<Value = Event> {
 fn planner(existing: Existing) -> Planner {
     let node = Node {
         name: "here".into(),
-        zone: None,
+        ..Node::default()
     };
     Planner::new(node, existing)
 }

@@ -178,21 +178,21 @@ impl Drop for Lab {
 fn node() -> Node {
     Node {
         name: NODE.into(),
-        zone: None,
+        ..Node::default()
     }
 }
 
 /// A service of one port named `p`.
 pub fn service(name: &str, vip: SocketAddr, proto: Proto) -> ServiceView {
     ServiceView {
-        name: ObjectName::new("default", name),
         cluster_ips: vec![vip.ip()],
         ports: vec![PortView {
             name: "p".into(),
             proto,
             port: vip.port(),
+            node_port: 0,
         }],
-        internal_local: false,
+        ..ServiceView::new(ObjectName::new("default", name))
     }
 }
 

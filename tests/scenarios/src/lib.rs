@@ -37,6 +37,7 @@ impl Model {
         let node = Node {
             name: node.into(),
             zone: zone.map(Into::into),
+            ..Node::default()
         };
         Self {
             planner: Planner::new(node, Existing::default()),
@@ -99,7 +100,7 @@ impl Model {
             let client = Client {
                 scope: Scope::Inside,
                 known_as: Address::default(),
-                source: None,
+                source: datapath_abi::Address::default(),
                 port: Be16::new(0),
             };
             match find(&tables, &front, &client, None) {
