@@ -96,6 +96,13 @@ const NEEDS: &[Need] = &[
         packages: &["iproute2", "util-linux"],
     },
     Need {
+        what: "sysctl",
+        why: "tests set up forwarding in their namespaces with it",
+        purpose: Purpose::Test,
+        present: || step::find("sysctl").is_some(),
+        packages: &["procps"],
+    },
+    Need {
         what: "a static busybox",
         why: "test images are made of it",
         purpose: Purpose::Test,

@@ -10,12 +10,14 @@ mod machine;
 mod payload;
 mod unpack;
 
+use crate::peers::{self, Peer};
 use crate::step;
 use crate::test::Outcome;
 use anyhow::{Context, Result, bail};
 use machine::Size;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -76,22 +78,40 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The whole matrix, as a level of `cargo xtask test`.
+/// The whole matrix and the machine that is a node, as a level of `cargo xtask test`.
 pub fn matrix() -> Result<Outcome> {
-    matrix_of(&[], None, false)
+    let mut outcome = matrix_of(&[], None, false)?;
+    outcome.add(whole_node()?);
+    Ok(outcome)
 }
 
 /// Most machines have one cgroup hierarchy and a new kernel, and Skep for themselves: so has this one.
 fn whole_node() -> Result<Outcome> {
     let pins = pins()?;
     let newest = pins.kernel.last().context("tests/kernels.toml names no kernel")?;
+    let Some(kubectl) = kubectl()? else {
+        return Ok(Outcome::skip(
+            "kernel-node",
+            "neither a kubectl nor the Go that builds one is there",
+        ));
+    };
     step::this_xtask(&["build"])?;
     let booted = unpack::ensure(newest)?;
     let size = Size {
         name: "node".into(),
         memory_mib: 3072,
     };
-    Ok(machine::boot(newest, &size, &booted, &payload::whole_node()?, None)?.outcome)
+    let payload = payload::whole_node(kubectl)?;
+    Ok(machine::boot(newest, &size, &booted, &payload, None)?.outcome)
+}
+
+/// Upstream's kubectl: the one that is built from its pin, else the machine's.
+fn kubectl() -> Result<Option<PathBuf>> {
+    let built = Peer::Kubectl.path();
+    if !built.is_file() && peers::usable_go().is_ok() {
+        peers::ensure(&[Peer::Kubectl])?;
+    }
+    Ok(built.is_file().then_some(built).or_else(|| step::find("kubectl")))
 }
 
 fn pins() -> Result<Pins> {

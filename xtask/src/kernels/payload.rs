@@ -1,7 +1,6 @@
 //! What every machine of the matrix carries besides its modules: init, the test binaries, `ip`, and their libraries.
 
 use super::initramfs::Archive;
-use crate::peers::Peer;
 use crate::step;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -40,13 +39,7 @@ pub fn build() -> Result<Payload> {
 }
 
 /// A whole node: the binary as it is installed, a container runtime, kubectl, and the test that uses them.
-pub fn whole_node() -> Result<Payload> {
-    let kubectl = Peer::Kubectl.path();
-    let kubectl = if kubectl.is_file() {
-        kubectl
-    } else {
-        step::find("kubectl").context("kubectl is missing")?
-    };
+pub fn whole_node(kubectl: PathBuf) -> Result<Payload> {
     let tools = [
         "ip",
         "nsenter",
