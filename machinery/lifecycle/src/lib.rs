@@ -5,6 +5,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod folder;
 pub mod logs;
 pub mod metrics;
 mod readiness;
@@ -12,6 +13,7 @@ mod shutdown;
 pub mod side_port;
 mod tasks;
 
+pub use folder::Folder;
 pub use readiness::{Condition, Readiness};
 pub use shutdown::Shutdown;
 pub use tasks::{Ended, StopReport, TaskSet};

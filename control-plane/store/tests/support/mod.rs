@@ -5,11 +5,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane_store::{EtcdConfig, EtcdTls, Options, Store};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
+use tokio::net::UnixDatagram;
 
 /// Where the stores of one test live; a store opened again finds what the last one left.
 pub trait Place: Sync {
@@ -55,8 +57,8 @@ impl Place for File {
     const KEEPS_HISTORY: bool = true;
 }
 
-/// A process that ends with its handle, after a failed test too.
-struct Running(Child);
+/// A process that ends with its handle, after a failed test too, and the socket on which it says that it is ready.
+struct Running(Child, Arc<UnixDatagram>);
 
 impl Running {
     fn end(&mut self) {
@@ -107,6 +109,14 @@ fn spawn(folder: &Path, client: &str, peer: &str) -> Running {
         .append(true)
         .open(folder.join("log"))
         .expect("a log file");
+    // Where etcd tells, by sd_notify(3), that it answers.
+    let notify = folder.join(format!(
+        "notify-{}",
+        client.rsplit(':').next().unwrap_or_default()
+    ));
+    // The one of an earlier run at the same address.
+    let _ = std::fs::remove_file(&notify);
+    let ready = UnixDatagram::bind(&notify).expect("a socket in the test's folder");
     let process = Command::new("etcd")
         .args(["--name", "test", "--data-dir"])
         .arg(folder.join("data"))
@@ -123,11 +133,12 @@ fn spawn(folder: &Path, client: &str, peer: &str) -> Running {
             "8388608",
         ])
         .args(tls)
+        .env("NOTIFY_SOCKET", &notify)
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()
         .expect("cannot start `etcd`; run `cargo xtask setup`, which installs it");
-    Running(process)
+    Running(process, Arc::new(ready))
 }
 
 /// Makes an authority and certificates for etcd and for its client.
@@ -159,22 +170,15 @@ fn write_certificates(folder: &Path) -> EtcdTls {
 }
 
 /// A client of an etcd that may still be starting.
-async fn answering_client(url: &str) -> etcd_client::Client {
-    let began = std::time::Instant::now();
-    loop {
-        // A new one each time: a client tells the error of an old attempt to connect to a later request.
-        let mut client = etcd_client::Client::connect([url], None)
-            .await
-            .expect("the address is one");
-        let Err(error) = client.get("/", None).await else {
-            return client;
-        };
-        assert!(
-            began.elapsed() < Duration::from_secs(20),
-            "etcd does not answer: {error}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+async fn answering_client(url: &str, ready: &UnixDatagram) -> etcd_client::Client {
+    // The message is left where it is: the next one to ask finds it there.
+    tokio::time::timeout(Duration::from_secs(20), ready.readable())
+        .await
+        .expect("etcd does not say that it is ready")
+        .expect("its socket is open");
+    etcd_client::Client::connect([url], None)
+        .await
+        .expect("the address is one")
 }
 
 impl Etcd {
@@ -225,7 +229,8 @@ impl Etcd {
 
     /// A client that is not ours.
     pub async fn foreign(&self) -> etcd_client::Client {
-        answering_client(&self.client_url).await
+        let ready = Arc::clone(&self.process.lock().unwrap().1);
+        answering_client(&self.client_url, &ready).await
     }
 
     pub fn kill(&self) {
@@ -243,7 +248,7 @@ impl Etcd {
     ) -> W::Output {
         let (client_url, peer_url) = (free_url(), free_url());
         let hidden = spawn(self.folder.path(), &client_url, &peer_url);
-        let client = answering_client(&client_url).await;
+        let client = answering_client(&client_url, &hidden.1).await;
         let result = change(client).await;
         drop(hidden);
         result
