@@ -5,12 +5,17 @@
 
 use agent_pods::resources::{CPU_PERIOD, Limits};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-/// Removing a folder whose last process just died fails with EBUSY for a moment.
-const REMOVE_TRIES: u32 = 20;
-const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(25);
+/// How long the last processes of a folder may take to leave it.
+const LEAVE: Duration = Duration::from_secs(1);
+
+/// Between two attempts where the kernel tells nobody when to try.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,19 +141,60 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError`]; processes are left in it then.
     pub async fn remove(&self, pod: &str) -> Result<(), CgroupError> {
-        for hierarchy in &self.hierarchies {
-            let folder = hierarchy.mount.join(pod.trim_start_matches('/'));
-            let mut tries = 0;
-            while let Err(error) = remove_tree(&folder) {
-                tries += 1;
-                if error.raw_os_error() != Some(BUSY) || tries == REMOVE_TRIES {
-                    return Err(at(&folder)(error));
-                }
-                // The kernel has no event for "the last dead process has left".
-                tokio::time::sleep(REMOVE_PAUSE).await;
+        let folder = |h: &Hierarchy| h.mount.join(pod.trim_start_matches('/'));
+        let folders: Vec<PathBuf> = self.hierarchies.iter().map(folder).collect();
+        let unified = self.hierarchies.iter().find(|h| h.unified).map(folder);
+        let deadline = Instant::now() + LEAVE;
+        while let Err((path, error)) = remove_trees(&folders) {
+            let busy = error.raw_os_error() == Some(BUSY);
+            if !busy || Instant::now() > deadline {
+                return Err(at(path)(error));
             }
+            // A process has ended and is still on its way out.
+            emptied(unified.as_deref(), deadline).await;
         }
         Ok(())
+    }
+}
+
+fn remove_trees(folders: &[PathBuf]) -> Result<(), (&Path, io::Error)> {
+    for folder in folders {
+        remove_tree(folder).map_err(|error| (folder.as_path(), error))?;
+    }
+    Ok(())
+}
+
+/// Waits until no process is left in a group, or for the deadline. `unified` is its folder in the unified hierarchy,
+/// whose `cgroup.events` tells of the group and all below it:
+/// <https://docs.kernel.org/admin-guide/cgroup-v2.html#un-populated-notification>. The kernel updates all hierarchies of a
+/// process together, so that this tells for the v1 folders of the same name too.
+pub async fn emptied(unified: Option<&Path>, deadline: Instant) {
+    let told = tokio::time::timeout_at(deadline.into(), left(unified)).await;
+    if !matches!(told, Ok(Some(()))) {
+        // Not in the unified hierarchy, or out of it already: version 1 tells nobody, so that all there is is to try again.
+        tokio::time::sleep(MOMENT).await;
+    }
+}
+
+/// Ready when the last process leaves; at once with nothing when there is none to wait for.
+async fn left(unified: Option<&Path>) -> Option<()> {
+    let file = fs::File::open(unified?.join("cgroup.events")).ok()?;
+    #[allow(
+        deprecated,
+        reason = "safe for a file that is owned and never replaced, as here"
+    )]
+    let file = AsyncFd::with_interest(file, Interest::PRIORITY).ok()?;
+    let mut waited = None;
+    loop {
+        let (mut text, mut from) = (String::new(), file.get_ref());
+        // Reading is also what arms the notification.
+        from.seek(SeekFrom::Start(0)).ok()?;
+        from.read_to_string(&mut text).ok()?;
+        if !text.contains("populated 1") {
+            return waited;
+        }
+        file.ready(Interest::PRIORITY).await.ok()?.clear_ready();
+        waited = Some(());
     }
 }
 
@@ -268,6 +314,30 @@ fn set(hierarchy: &Hierarchy, folder: &Path, limits: &Limits) -> Result<(), Cgro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In the unified hierarchy of this machine; tests of this crate that make containers need root as well.
+    #[tokio::test]
+    async fn a_folder_goes_as_soon_as_its_last_process_has_left() {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let Some(unified) = hierarchies(&table).into_iter().find(|h| h.unified) else {
+            panic!("no cgroup2 is mounted; `cargo xtask setup` says how to have it");
+        };
+        let name = format!("agent-cri-test-{}", std::process::id());
+        let folder = unified.mount.join(&name);
+        fs::create_dir(&folder).expect("this test needs root");
+        let mut child = std::process::Command::new("sleep").arg("0.2").spawn().unwrap();
+        fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+        let cgroups = Cgroups::new(vec![unified], "unused");
+        let (begun, removed) = (Instant::now(), cgroups.remove(&name).await);
+        child.wait().unwrap();
+        let _ = fs::remove_dir(&folder);
+        removed.unwrap();
+        assert!(
+            (100..900).contains(&begun.elapsed().as_millis()),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
 
     const HYBRID: &str = "\
 30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
