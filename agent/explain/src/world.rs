@@ -225,6 +225,49 @@ impl World {
         }
     }
 
+    /// The service that a packet is for on a node: by address, or by a node port of that node's addresses.
+    pub(crate) fn service_of(&self, packet: &Packet, node: &str) -> Option<&Service> {
+        let of_node = self
+            .node(node)
+            .ok()
+            .and_then(|n| node_addresses(n).ok())
+            .is_some_and(|ips| ips.contains(&packet.dst));
+        let by_port = || {
+            self.services.iter().find(|s| {
+                ports(s)
+                    .iter()
+                    .any(|p| p.node_port == Some(i32::from(packet.port)) && proto(p) == packet.proto)
+            })
+        };
+        self.service_at(packet.dst)
+            .or_else(|| by_port().filter(|_| of_node))
+    }
+
+    /// The service's port that a packet is for.
+    pub(crate) fn port_of<'a>(&self, service: &'a Service, packet: &Packet) -> Option<&'a ServicePort> {
+        let own = self.service_at(packet.dst).is_some();
+        ports(service).iter().find(|p| {
+            let number = if own { Some(p.port) } else { p.node_port };
+            number == Some(i32::from(packet.port)) && proto(p) == packet.proto
+        })
+    }
+
+    /// The slices that name the service as theirs.
+    pub(crate) fn slices_of<'a>(
+        &'a self,
+        service: &Service,
+    ) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        let own = full_name(&service.metadata);
+        self.slices.iter().filter(move |s| {
+            let meta = &s.metadata;
+            let name = meta
+                .labels
+                .as_ref()
+                .and_then(|l| l.get("kubernetes.io/service-name"));
+            name.is_some_and(|n| format!("{}/{n}", meta.namespace.as_deref().unwrap_or("default")) == own)
+        })
+    }
+
     /// The service one of whose addresses this is, whatever their kind.
     pub fn service_at(&self, ip: IpAddr) -> Option<&Service> {
         self.services.iter().find(|s| {

@@ -1,0 +1,176 @@
+//! Questions to a small cluster, and the answers word by word.
+use agent_explain::{Explanation, Hook, Outcome, Question, Snapshot, World, explain};
+use serde_json::{Value, json};
+
+fn node(name: &str, ip: &str, zone: &str, pods: &str) -> Value {
+    json!({"kind": "Node", "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
+        "spec": {"podCIDRs": [pods]}, "status": {"addresses": [{"type": "InternalIP", "address": ip}]}})
+}
+
+fn pod(name: &str, ip: &str, node: &str) -> Value {
+    json!({"kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": {"nodeName": node, "containers": []},
+        "status": {"podIP": ip, "podIPs": [{"ip": ip}]}})
+}
+
+fn endpoint(ip: &str, node: &str, ready: bool, terminating: bool) -> Value {
+    json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": ready, "serving": ready || terminating, "terminating": terminating}})
+}
+
+fn slice(service: &str, endpoints: Value) -> Value {
+    json!({"kind": "EndpointSlice", "metadata": {"name": format!("{service}-1"), "namespace": "default",
+        "labels": {"kubernetes.io/service-name": service}}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints})
+}
+
+fn service(name: &str, ip: &str, more: Value) -> Value {
+    let mut spec = json!({"clusterIP": ip, "clusterIPs": [ip], "ports": [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    json!({"kind": "Service", "metadata": {"name": name, "namespace": "default"}, "spec": spec,
+        "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.9"}]}}})
+}
+
+fn world(spec: Value, endpoints: Value) -> World {
+    let mut world = World::default();
+    for object in [
+        node("n1", "192.0.2.1", "a", "10.0.1.0/24"),
+        node("n2", "192.0.2.2", "b", "10.0.2.0/24"),
+        pod("client", "10.0.1.2", "n1"),
+        pod("web-1", "10.0.1.10", "n1"),
+        pod("web-2", "10.0.2.10", "n2"),
+        service("web", "10.96.0.5", spec),
+        slice("web", endpoints),
+    ] {
+        world.add(object).unwrap();
+    }
+    world
+}
+
+fn ask(world: &World, node: &str, question: &str) -> Explanation {
+    let question: Question = question.parse().unwrap();
+    let packet = world.resolve(&question, "default").unwrap();
+    explain(world, &packet, node, &Snapshot::planned(world, node))
+}
+
+fn told(e: &Explanation, words: &str) {
+    assert!(
+        e.steps.iter().any(|s| s.decision.contains(words)),
+        "{words:?} is not in {:#?}",
+        e.steps
+    );
+}
+
+fn reason<'a>(e: &'a Explanation, address: &str) -> &'a str {
+    &e.endpoints.iter().find(|l| l.address == address).unwrap().reason
+}
+
+fn both() -> Value {
+    json!([
+        endpoint("10.0.1.10", "n1", true, false),
+        endpoint("10.0.2.10", "n2", true, false)
+    ])
+}
+
+#[test]
+fn a_pod_is_sent_to_any_ready_endpoint() {
+    let w = world(json!({}), both());
+    let e = ask(&w, "n1", "pod/client -> svc/web:http");
+    assert_eq!((e.hook, e.outcome), (Hook::Socket, Outcome::Endpoint));
+    told(&e, "the cluster address of service default/web");
+    told(&e, "one of 2 by chance");
+    assert_eq!(e.endpoints.iter().filter(|l| l.used).count(), 2);
+    assert_eq!(e.endpoints[0].pod.as_deref(), Some("default/web-1"));
+}
+
+#[test]
+fn endpoints_that_are_not_used_say_why() {
+    let endpoints = json!([
+        endpoint("10.0.1.10", "n1", true, false),
+        endpoint("10.0.2.10", "n2", false, false),
+        endpoint("10.0.2.11", "n2", false, true)
+    ]);
+    let e = ask(&world(json!({}), endpoints), "n1", "pod/client -> svc/web");
+    assert_eq!(reason(&e, "10.0.1.10:8080"), "ready");
+    assert_eq!(reason(&e, "10.0.2.10:8080"), "not ready");
+    assert!(reason(&e, "10.0.2.11:8080").contains("terminating, and other endpoints are ready"));
+}
+
+#[test]
+fn no_ready_endpoint_is_a_refusal() {
+    let endpoints = json!([endpoint("10.0.1.10", "n1", false, false)]);
+    let e = ask(&world(json!({}), endpoints), "n1", "pod/client -> svc/web");
+    assert_eq!(e.outcome, Outcome::Refused);
+    told(&e, "no endpoint can be used");
+    assert_eq!(reason(&e, "10.0.1.10:8080"), "not ready");
+}
+
+#[test]
+fn a_port_that_the_service_lacks_is_named_with_those_it_has() {
+    let e = ask(&world(json!({}), both()), "n1", "pod/client -> svc/web:81");
+    assert_eq!(e.outcome, Outcome::Refused);
+    told(&e, "service default/web has no port 81/TCP; it has http (80/TCP)");
+}
+
+#[test]
+fn an_unallocated_address_is_silence_and_a_pods_address_is_left_alone() {
+    let w = world(json!({}), both());
+    assert_eq!(
+        ask(&w, "n1", "pod/client -> 10.96.7.7:80").outcome,
+        Outcome::Dropped
+    );
+    let e = ask(&w, "n1", "pod/client -> pod/web-2:8080");
+    assert_eq!(e.outcome, Outcome::Untouched);
+    told(&e, "the address of pod default/web-2");
+}
+
+#[test]
+fn source_ranges_are_asked_of_outsiders_and_pods() {
+    let spec = json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["203.0.113.0/25"]});
+    let w = world(spec, both());
+    let e = ask(&w, "n1", "203.0.113.2 -> 198.51.100.9:80");
+    assert_eq!((e.hook, e.outcome), (Hook::Uplink, Outcome::Endpoint));
+    told(
+        &e,
+        "source 203.0.113.2 is in loadBalancerSourceRanges (203.0.113.0/25)",
+    );
+    let e = ask(&w, "n1", "203.0.113.200 -> 198.51.100.9:80");
+    assert_eq!(e.outcome, Outcome::Dropped);
+    told(&e, "source 203.0.113.200 is not in loadBalancerSourceRanges");
+    let e = ask(&w, "n1", "pod/client -> 198.51.100.9:80");
+    assert_eq!((e.hook, e.outcome), (Hook::Pod, Outcome::Dropped));
+}
+
+#[test]
+fn an_outsider_at_a_node_port_meets_policy_local() {
+    let spec = json!({"type": "NodePort", "externalTrafficPolicy": "Local"});
+    let remote = json!([endpoint("10.0.2.10", "n2", true, false)]);
+    let w = world(spec.clone(), remote);
+    let e = ask(&w, "n1", "203.0.113.2 -> node/n1:30080");
+    assert_eq!(e.outcome, Outcome::Dropped);
+    told(&e, "policy Local allows no other");
+    assert!(reason(&e, "10.0.2.10:8080").starts_with("ready"));
+    let e = ask(&w, "n2", "203.0.113.2 -> node/n2:30080");
+    assert_eq!(e.outcome, Outcome::Endpoint);
+    let e = ask(&w, "n1", "node/n1 -> node/n1:30080");
+    assert_eq!((e.hook, e.outcome), (Hook::Socket, Outcome::Endpoint));
+}
+
+#[test]
+fn a_remote_endpoint_of_an_outsider_is_masqueraded() {
+    let remote = json!([endpoint("10.0.2.10", "n2", true, false)]);
+    let w = world(json!({"type": "NodePort"}), remote);
+    let e = ask(&w, "n1", "203.0.113.2 -> node/n1:30080");
+    assert_eq!(e.outcome, Outcome::Endpoint);
+    told(&e, "the client stands behind 192.0.2.1");
+}
+
+#[test]
+fn the_answer_is_the_same_contract_in_json() {
+    let e = ask(&world(json!({}), both()), "n1", "pod/client -> svc/web");
+    let v = serde_json::to_value(&e).unwrap();
+    assert_eq!(v["outcome"], "endpoint");
+    assert_eq!(v["hook"], "socket");
+    assert_eq!(v["packet"], "10.0.1.2 → 10.96.0.5:80/TCP");
+    assert_eq!(v["endpoints"][0]["used"], true);
+}
