@@ -2,8 +2,8 @@
 
 use crate::support::Cluster;
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
-use std::time::{Duration, Instant};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Six seconds of requests: longer than any part takes to come back.
 const CALLS: &str = "150";
@@ -66,18 +66,10 @@ fn finish_load(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.kubectl(&["delete", &pod]).map(drop)
 }
 
-/// Until the API answers, which it does not tell anybody: it is asked, for a limited time.
+/// The API answers: its socket is held open while a server is started again, so that one request waits for it there.
 fn answers_again(cluster: &Cluster) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        match cluster.kubectl(&["get", "--raw", "/readyz"]) {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
-                return Err(error.context("the API does not come back"));
-            }
-            Err(_) => {}
-        }
-    }
+    let answer = cluster.kubectl(&["get", "--raw", "/readyz", "--request-timeout=30s"]);
+    answer.map(drop).context("the API does not come back")
 }
 
 /// The whole chain from the API to a running container, on both nodes.
@@ -91,12 +83,20 @@ fn still_works(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Ends one process of this cluster, on the first node where it has one per node.
+/// Ends one process of this cluster, on the first node where it has one per node, and sees it end.
 fn kill(cluster: &Cluster, part: &str) -> Result<()> {
     let pid =
         find(cluster, part)?.with_context(|| format!("no process `{part}` of cluster {}", cluster.name))?;
     let pid = Pid::from_raw(pid).context("not a pid")?;
-    kill_process(pid, Signal::KILL).with_context(|| format!("kill -9 of {part}"))
+    let handle = pidfd_open(pid, PidfdFlags::empty()).context("no handle of the process")?;
+    pidfd_send_signal(&handle, Signal::KILL).with_context(|| format!("kill -9 of {part}"))?;
+    let mut ends = [PollFd::new(&handle, PollFlags::IN)];
+    let deadline = Timespec {
+        tv_sec: 10,
+        tv_nsec: 0,
+    };
+    ensure!(poll(&mut ends, Some(&deadline))? == 1, "{part} does not end");
+    Ok(())
 }
 
 /// By its command line: `skep server … <cluster> …`, `skep agent …`, `containerd … <cluster> …`.
