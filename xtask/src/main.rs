@@ -1,4 +1,5 @@
 //! `cargo xtask`: the one entry for building and testing Skep. Each verb is a module.
+mod bench;
 mod build;
 mod check;
 mod cluster;
@@ -49,6 +50,8 @@ enum Verb {
     Peers(peers::Args),
     /// Run conformance specs against a Skep cluster and write docs/conformance.md
     Conformance(conformance::Args),
+    /// Measure, against direct pod addresses and upstream's own programs
+    Bench(bench::Args),
     /// Generate the committed tables from the published API facts
     Codegen(codegen::Args),
     /// Accept the present output of tests as the new goldens
@@ -110,6 +113,7 @@ fn run() -> anyhow::Result<()> {
         Verb::TestKernel(a) => kernels::run(a),
         Verb::Peers(a) => peers::run(a),
         Verb::Conformance(a) => conformance::run(a),
+        Verb::Bench(a) => bench::run(a),
         Verb::Codegen(a) => codegen::run(a),
         Verb::Bless(a) => test::bless(a),
         Verb::Dist(a) => dist::run(a),

@@ -1,0 +1,261 @@
+//! As much of the Kubernetes API as a service proxy reads: lists and watches of a few kinds, as JSON over HTTP on the
+//! loopback address of a peer's own namespace.
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, BufWriter, Read as _, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where it listens.
+pub const ADDRESS: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8001));
+/// Events that a watcher may be behind; one that is slower is cut off and lists again.
+const BEHIND: usize = 1024;
+
+/// A kind that is served.
+struct Kind {
+    path: &'static str,
+    kind: &'static str,
+    api_version: &'static str,
+    /// Each as its JSON text, made once.
+    items: Vec<String>,
+}
+
+#[derive(Default)]
+struct State {
+    kinds: Vec<Kind>,
+    version: u64,
+    watchers: Vec<(&'static str, SyncSender<String>)>,
+}
+
+/// The server; clones share everything.
+#[derive(Clone, Default)]
+pub struct Api {
+    state: Arc<Mutex<State>>,
+}
+
+/// Paths of the kinds.
+pub mod path {
+    pub const SERVICES: &str = "/api/v1/services";
+    pub const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+    pub const NODES: &str = "/api/v1/nodes";
+    pub const SERVICE_CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+}
+
+/// Path, kind and version of what is served.
+const KINDS: [(&str, &str, &str); 4] = [
+    (path::SERVICES, "Service", "v1"),
+    (path::SLICES, "EndpointSlice", "discovery.k8s.io/v1"),
+    (path::NODES, "Node", "v1"),
+    (path::SERVICE_CIDRS, "ServiceCIDR", "networking.k8s.io/v1"),
+];
+
+impl Api {
+    /// Starts to serve these objects, by path, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn serve(objects: impl Fn(&str) -> Vec<Value>) -> Result<Self> {
+        let api = Self::default();
+        {
+            let mut state = api.lock();
+            state.version = 1;
+            state.kinds = KINDS
+                .into_iter()
+                .map(|(path, kind, api_version)| Kind {
+                    path,
+                    kind,
+                    api_version,
+                    items: objects(path).iter().map(Value::to_string).collect(),
+                })
+                .collect();
+        }
+        let listener = TcpListener::bind(ADDRESS).context("the API's port")?;
+        let served = api.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let api = served.clone();
+                // A client that goes away ends its thread, nothing else.
+                std::thread::spawn(move || api.connection(stream));
+            }
+        });
+        Ok(api)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The resource version that the next change shall carry.
+    pub fn next_version(&self) -> u64 {
+        self.lock().version + 1
+    }
+
+    /// Tells watchers of `path` that an object changed. Lists go on to return what was there at first.
+    pub fn modified(&self, path: &'static str, object: &Value) {
+        let mut state = self.lock();
+        state.version += 1;
+        let line = event("MODIFIED", &object.to_string());
+        state
+            .watchers
+            .retain(|(of, watcher)| *of != path || watcher.try_send(line.clone()).is_ok());
+    }
+
+    fn connection(&self, stream: TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut out = BufWriter::with_capacity(1 << 16, stream);
+        while let Some(request) = Request::read(&mut reader)? {
+            if self.answer(&request, &mut out)? == Connection::Over {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, request: &Request, out: &mut impl Write) -> std::io::Result<Connection> {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let asks = |text: &str| query.split('&').any(|q| q == text);
+        if request.method == "POST" {
+            // Events, of which nobody reads more than that they arrived.
+            return respond(out, "201 Created", EVENT);
+        }
+        let watch = asks("watch=true") || asks("watch=1");
+        if watch && let Some((first, events)) = self.watch(path, asks("sendInitialEvents=true")) {
+            follow(out, &first, &events)?;
+            return Ok(Connection::Over);
+        }
+        match self.body(path) {
+            Some(body) => respond(out, "200 OK", body.as_bytes()),
+            None => respond(out, "404 Not Found", &not_found(path)),
+        }
+    }
+
+    /// A list, or one object by its name.
+    fn body(&self, path: &str) -> Option<String> {
+        let state = self.lock();
+        if let Some(kind) = state.kinds.iter().find(|k| k.path == path) {
+            return Some(format!(
+                r#"{{"apiVersion":"{}","kind":"{}List","metadata":{{"resourceVersion":"{}"}},"items":[{}]}}"#,
+                kind.api_version,
+                kind.kind,
+                state.version,
+                kind.items.join(",")
+            ));
+        }
+        let (parent, name) = path.rsplit_once('/')?;
+        let kind = state.kinds.iter().find(|k| k.path == parent)?;
+        let named = format!(r#""name":"{name}""#);
+        kind.items.iter().find(|i| i.contains(&named)).cloned()
+    }
+
+    /// Everything that a new watcher gets at once, and the channel with the rest.
+    fn watch(&self, path: &str, initial: bool) -> Option<(String, Receiver<String>)> {
+        let mut state = self.lock();
+        let version = state.version;
+        let kind = state.kinds.iter().find(|k| k.path == path)?;
+        let mut first = String::new();
+        if initial {
+            for item in &kind.items {
+                first.push_str(&event("ADDED", item));
+            }
+            let bookmark = json!({
+                "apiVersion": kind.api_version,
+                "kind": kind.kind,
+                "metadata": {
+                    "resourceVersion": version.to_string(),
+                    "annotations": {"k8s.io/initial-events-end": "true"},
+                },
+            });
+            first.push_str(&event("BOOKMARK", &bookmark.to_string()));
+        }
+        let path = kind.path;
+        let (sender, receiver) = sync_channel(BEHIND);
+        state.watchers.push((path, sender));
+        Some((first, receiver))
+    }
+}
+
+fn event(kind: &str, object: &str) -> String {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
+}
+
+fn not_found(path: &str) -> Vec<u8> {
+    json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404,
+        "message": format!("{path} is not served"),
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// The answer to an Event that is created.
+const EVENT: &[u8] =
+    br#"{"apiVersion":"events.k8s.io/v1","kind":"Event","metadata":{"name":"event","namespace":"default"}}"#;
+
+#[derive(PartialEq, Eq)]
+enum Connection {
+    GoesOn,
+    Over,
+}
+
+fn respond(out: &mut impl Write, status: &str, body: &[u8]) -> std::io::Result<Connection> {
+    write!(
+        out,
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    )?;
+    out.write_all(body)?;
+    out.flush()?;
+    Ok(Connection::GoesOn)
+}
+
+/// Sends events as they come, until the client goes.
+fn follow(out: &mut impl Write, first: &str, events: &Receiver<String>) -> std::io::Result<()> {
+    out.write_all(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+    )?;
+    chunk(out, first)?;
+    while let Ok(line) = events.recv() {
+        chunk(out, &line)?;
+    }
+    chunk(out, "")
+}
+
+fn chunk(out: &mut impl Write, text: &str) -> std::io::Result<()> {
+    if !text.is_empty() {
+        write!(out, "{:x}\r\n{text}\r\n", text.len())?;
+    }
+    out.flush()
+}
+
+struct Request {
+    method: String,
+    target: String,
+}
+
+impl Request {
+    /// The next request of a connection; none at its end.
+    fn read(from: &mut impl BufRead) -> std::io::Result<Option<Self>> {
+        let mut line = String::new();
+        if from.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
+                break;
+            }
+            if let Some((name, value)) = header.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().unwrap_or(0);
+            }
+        }
+        std::io::copy(&mut from.by_ref().take(length), &mut std::io::sink())?;
+        Ok(Some(Self { method, target }))
+    }
+}

@@ -1,0 +1,57 @@
+//! The benchmark of the service data plane: Skep, direct pod addresses and the real kube-proxy, each in namespaces of its
+//! own, measured in turns within one run. Started by `cargo xtask bench dataplane`.
+mod api;
+mod bench;
+mod kube_proxy;
+mod load;
+mod memory;
+mod net;
+mod objects;
+mod peer;
+mod place;
+mod report;
+mod skep;
+mod stats;
+mod svg;
+mod world;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Measure
+    Dataplane(bench::Args),
+    /// One peer's place; started by the bench
+    #[command(hide = true)]
+    World(world::Args),
+    /// Memory of planner and maps; started by the bench
+    #[command(hide = true)]
+    Memory {
+        #[arg(long)]
+        services: u32,
+    },
+    /// Planning alone, again and again: for a profiler
+    #[command(hide = true)]
+    Plan {
+        #[arg(long)]
+        services: u32,
+        #[arg(long, default_value_t = 1)]
+        repeat: u32,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().verb {
+        Verb::Dataplane(args) => bench::run(&args),
+        Verb::World(args) => world::run(args),
+        Verb::Memory { services } => skep::hold(services),
+        Verb::Plan { services, repeat } => skep::plan(services, repeat),
+    }
+}
