@@ -1,61 +1,61 @@
 //! Objects in, map content and decisions out: the planner and the packet logic together, without a kernel.
-use agent_services::{Existing, Node, ObjectName, Planner, ServiceView, SliceView};
+mod read;
+pub mod rules;
+mod tables;
+mod walk;
+
+pub use read::{read, whole_addresses};
+pub use tables::View;
+pub use walk::{From, Outcome};
+
+use agent_services::{Changes, Existing, Node, ObjectName, Planner, ServiceView, SliceView};
 use datapath_abi::{
-    Address, Affinity, AffinityKey, Backend, BackendKey, Be16, FrontendKey, FrontendValue, MaglevKey, Member,
-    MemberKey, Proto, Range, Scope, Settings, SourceRangeKey,
+    Affinity, AffinityKey, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Proto, Settings,
 };
-use datapath_logic::Tables;
-use datapath_logic::choose::{Client, Found, Front, Refusal, find};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
-use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// A node's planner and the maps that it fills.
 pub struct Model {
     pub planner: Planner,
     pub maps: Existing,
-    ranges: Vec<Range>,
-}
-
-/// What becomes of a new connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Not a service's address.
-    Untouched,
-    /// One of these endpoints.
-    Endpoints(BTreeSet<SocketAddr>),
-    Rejected,
-    Dropped,
+    ranges: Vec<(IpAddr, u8)>,
+    /// What clients keep.
+    pub affinity: HashMap<AffinityKey, Affinity>,
+    /// The clock.
+    pub seconds: u64,
 }
 
 impl Model {
-    /// An empty node.
-    pub fn new(node: &str, zone: Option<&str>, ranges: &[String]) -> Self {
-        let node = Node {
-            name: node.into(),
-            zone: zone.map(Into::into),
-            ..Node::default()
-        };
+    /// An empty node. `ranges` are the service ranges.
+    pub fn new(node: Node, ranges: &[String]) -> Self {
         Self {
             planner: Planner::new(node, Existing::default()),
             maps: Existing::default(),
             ranges: ranges.iter().map(|r| parse_range(r)).collect(),
+            affinity: HashMap::new(),
+            seconds: 0,
         }
+    }
+
+    /// What the programs are told; uplinks are served.
+    pub fn settings(&self) -> Settings {
+        self.planner.node().settings(&self.ranges, true, 1)
     }
 
     /// Observes that an object is there, or changed.
     pub fn apply(&mut self, object: &Value) {
         match object["kind"].as_str() {
             Some("Service") => {
-                let service: Service = read(object);
+                let service: Service = parse(object);
                 self.planner
                     .service(ServiceView::of(&service).expect("a service has a name"));
             }
             Some("EndpointSlice") => {
-                let slice: EndpointSlice = read(object);
+                let slice: EndpointSlice = parse(object);
                 match SliceView::of(&slice) {
                     Some(view) => self.planner.slice(view),
                     None => self.planner.slice_gone(&name(object)),
@@ -75,56 +75,12 @@ impl Model {
     }
 
     /// Plans and carries out; the maps hold together after it.
-    pub fn sync(&mut self) {
+    pub fn sync(&mut self) -> Changes {
         let changes = self.planner.plan();
         self.maps.apply(&changes);
         let wrong = self.maps.inconsistencies();
         assert!(wrong.is_empty(), "{wrong:#?}");
-    }
-
-    /// Every outcome that a connection to this address can have, from the tables as the programs read them.
-    pub fn connect(&self, to: SocketAddr, proto: Proto) -> Outcome {
-        let mut endpoints = BTreeSet::new();
-        // The random numbers walk over all slots, so every endpoint that can be chosen is.
-        for i in 0..64 {
-            let tables = View {
-                model: self,
-                settings: self.settings(),
-                random: Cell::new(i << 26),
-            };
-            let front = Front {
-                addr: to.ip().into(),
-                port: Be16::new(to.port()),
-                proto,
-            };
-            let client = Client {
-                scope: Scope::Inside,
-                known_as: Address::default(),
-                source: datapath_abi::Address::default(),
-                port: Be16::new(0),
-            };
-            match find(&tables, &front, &client, None) {
-                Found::NotAService => return Outcome::Untouched,
-                Found::Nowhere(Refusal::NoEndpoint | Refusal::NoPort) => return Outcome::Rejected,
-                Found::Nowhere(Refusal::NoLocalEndpoint | Refusal::NoService | Refusal::SourceNotAllowed) => {
-                    return Outcome::Dropped;
-                }
-                Found::Nowhere(Refusal::SlotMissing) => panic!("{to}: a slot is missing"),
-                Found::Endpoint(c) => {
-                    endpoints.insert(SocketAddr::new(c.backend.addr.to_ip(), c.backend.port.get()));
-                }
-            }
-        }
-        Outcome::Endpoints(endpoints)
-    }
-
-    fn settings(&self) -> Settings {
-        let mut s = Settings::default();
-        s.service_ranges
-            .iter_mut()
-            .zip(&self.ranges)
-            .for_each(|(to, from)| *to = *from);
-        s
+        changes
     }
 
     /// The maps in words: the same text for the same services, whatever ids they were given.
@@ -137,67 +93,63 @@ impl Model {
     fn line(&self, key: &FrontendKey, v: &FrontendValue) -> String {
         let owner = self.maps.owners.get(&v.set).map_or("?", |o| o.text());
         if key.proto == Proto::ANY {
-            return format!("{:?} every other port: rejected ({owner})", key.addr);
+            let what = if v.flags.has(FrontendFlags::HERE) {
+                "answered by this node"
+            } else {
+                "rejected"
+            };
+            return format!("{:?} every other port: {what} ({owner})", key.addr);
         }
+        let backends = self.slots(v, 0, v.count);
+        let front = SocketAddr::new(key.addr.to_ip(), key.port.get());
+        let own = if v.local_first == 0 {
+            String::new()
+        } else {
+            format!(" [{}]", self.slots(v, v.local_first, v.local))
+        };
+        let affinity = if v.affinity == 0 {
+            String::new()
+        } else {
+            format!(" kept {} s", v.affinity)
+        };
+        format!(
+            "{front} {:?} → [{backends}] local {}{own}{}{affinity} ({owner})",
+            key.proto,
+            v.local,
+            flags(v.flags)
+        )
+    }
+
+    fn slots(&self, v: &FrontendValue, first: u16, count: u16) -> String {
         let slot = |slot| BackendKey {
             set: v.set,
             generation: v.generation,
             slot,
         };
-        let backends: Vec<_> = (0..v.count)
-            .filter_map(|s| self.maps.backends.get(&slot(s)))
+        let backends = (first..first + count).filter_map(|s| self.maps.backends.get(&slot(s)));
+        let texts: Vec<_> = backends
             .map(|b| SocketAddr::new(b.addr.to_ip(), b.port.get()).to_string())
             .collect();
-        let front = SocketAddr::new(key.addr.to_ip(), key.port.get());
-        format!(
-            "{front} {:?} → [{}] local {} flags {} ({owner})",
-            key.proto,
-            backends.join(", "),
-            v.local,
-            v.flags.0
-        )
+        texts.join(", ")
     }
 }
 
-/// The maps as the logic sees them.
-struct View<'a> {
-    model: &'a Model,
-    settings: Settings,
-    random: Cell<u32>,
+fn flags(flags: FrontendFlags) -> String {
+    let names = [
+        (FrontendFlags::LOCAL_ALWAYS, "local only"),
+        (FrontendFlags::LOCAL_OUTSIDE, "local only from outside"),
+        (FrontendFlags::ELSEWHERE, "some elsewhere"),
+        (FrontendFlags::RANGES, "source ranges"),
+        (FrontendFlags::NODE_PORT, "node port"),
+        (FrontendFlags::EXTERNAL, "external"),
+        (FrontendFlags::MAGLEV, "Maglev"),
+        (FrontendFlags::HERE, "answered by this node"),
+    ];
+    let set = names.iter().filter(|(f, _)| flags.has(*f));
+    set.map(|(_, name)| format!(", {name}")).collect()
 }
 
-impl Tables for View<'_> {
-    fn settings(&self) -> Option<&Settings> {
-        Some(&self.settings)
-    }
-    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
-        self.model.maps.frontends.get(key).copied()
-    }
-    fn backend(&self, key: &BackendKey) -> Option<Backend> {
-        self.model.maps.backends.get(key).copied()
-    }
-    fn admits(&self, _: &SourceRangeKey) -> bool {
-        true
-    }
-    fn member(&self, _: &MemberKey) -> Option<Member> {
-        None
-    }
-    fn maglev(&self, _: &MaglevKey, _: u16) -> Option<u16> {
-        None
-    }
-    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
-        None
-    }
-    fn keep_affinity(&self, _: &AffinityKey, _: &Affinity) {}
-    fn now(&self) -> u64 {
-        0
-    }
-    fn random(&self) -> u32 {
-        self.random.get()
-    }
-}
-
-fn read<T: serde::de::DeserializeOwned>(object: &Value) -> T {
+fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> T {
     serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{e} in {object}"))
 }
 
@@ -212,10 +164,22 @@ pub fn name(object: &Value) -> ObjectName {
     ObjectName::new(&of("namespace"), &of("name"))
 }
 
-fn parse_range(cidr: &str) -> Range {
+/// `10.0.0.0/8` as address and prefix length.
+pub fn parse_range(cidr: &str) -> (IpAddr, u8) {
     let (addr, bits) = cidr.split_once('/').expect("a range has a length");
     let addr: IpAddr = addr.parse().expect("a range starts with an address");
-    Range::new(addr, bits.parse().expect("a length is a number"))
+    (addr, bits.parse().expect("a length is a number"))
+}
+
+/// The elements of a list; none where it is missing.
+pub fn list<'a>(of: &'a Value, field: &str) -> &'a [Value] {
+    of[field].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The texts of a list.
+pub fn texts(of: &Value, field: &str) -> Vec<String> {
+    let text = |v: &Value| v.as_str().expect("a list of texts").to_owned();
+    list(of, field).iter().map(text).collect()
 }
 
 /// Compares with a committed file; `SKEP_BLESS=1` writes it instead.

@@ -26,11 +26,12 @@ fn objects(path: &Path) -> Vec<Value> {
 }
 
 fn model() -> Model {
-    Model::new(
-        "here",
-        Some("zone-a"),
-        &["10.96.0.0/16".to_owned(), "fd00:10:96::/112".to_owned()],
-    )
+    let node = agent_services::Node {
+        name: "here".into(),
+        zone: Some("zone-a".into()),
+        ..agent_services::Node::default()
+    };
+    Model::new(node, &["10.96.0.0/16".to_owned(), "fd00:10:96::/112".to_owned()])
 }
 
 #[test]
