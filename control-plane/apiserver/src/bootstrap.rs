@@ -1,6 +1,7 @@
 //! What every cluster has from the start. Made through the API like anything else, so it is checked and has defaults.
 
 mod components;
+mod dns;
 mod roles;
 
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
         .try_collect::<()>()
         .await?;
     service(server).await?;
+    dns::service(server).await?;
     endpoints(server).await
 }
 
