@@ -51,16 +51,49 @@ fn host_mask(bits: u8) -> u128 {
 
 impl std::fmt::Display for Range {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = if self.v4 {
-            IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(self.first).unwrap_or(u32::MAX)))
-        } else {
-            IpAddr::V6(Ipv6Addr::from_bits(self.first))
-        };
-        write!(f, "{address}/{}", self.length)
+        write!(f, "{}/{}", address(self.v4, self.first), self.length)
+    }
+}
+
+fn address(v4: bool, bits: u128) -> IpAddr {
+    if v4 {
+        IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)))
+    } else {
+        IpAddr::V6(Ipv6Addr::from_bits(bits))
     }
 }
 
 impl Range {
+    /// Whether the address lies in the range.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        let (bits, v4) = match address {
+            IpAddr::V4(address) => (u128::from(address.to_bits()), true),
+            IpAddr::V6(address) => (address.to_bits(), false),
+        };
+        v4 == self.v4 && bits & !host_mask(self.width() - self.length) == self.first
+    }
+
+    /// Whether this is a range of IPv4.
+    #[must_use]
+    pub fn is_v4(self) -> bool {
+        self.v4
+    }
+
+    /// The addresses that a host can have, in order: all of them, but for the first and the last of an IPv4 network, which
+    /// mean the network and everyone in it, and the first of an IPv6 one, which means its routers.
+    pub fn hosts(self) -> impl Iterator<Item = IpAddr> {
+        let last = host_mask(self.width() - self.length);
+        let (from, to) = match (self.v4, last) {
+            (_, 0 | 1) => (0, last),
+            (true, last) => (1, last - 1),
+            (false, last) => (1, last),
+        };
+        let first = self.first;
+        let v4 = self.v4;
+        (from..=to).map(move |offset| address(v4, first + offset))
+    }
+
     fn width(self) -> u8 {
         if self.v4 { 32 } else { 128 }
     }
