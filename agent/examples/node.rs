@@ -36,6 +36,7 @@ async fn main() -> anyhow::Result<()> {
         cni_bin_dir: dir.join("cni/bin"),
         edge: agent::edge::settings::EdgeSettings::default(),
         cluster_dns: Vec::new(),
+        dns: agent::dns::DnsSettings::default(),
         cluster_domain: "cluster.local".to_owned(),
     };
     agent::run(config, Shutdown::on_signals()?).await

@@ -1,5 +1,6 @@
 //! What an agent is told by its configuration.
 
+use crate::dns::DnsSettings;
 use crate::edge::settings::EdgeSettings;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ pub struct AgentConfig {
     pub edge: EdgeSettings,
     /// Addresses of the cluster's DNS service; empty while there is none.
     pub cluster_dns: Vec<IpAddr>,
+    /// About names outside the cluster.
+    pub dns: DnsSettings,
     /// The cluster's domain.
     pub cluster_domain: String,
 }

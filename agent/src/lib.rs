@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+pub mod dns;
 pub mod edge;
 pub mod network;
 pub mod objects;
@@ -11,6 +12,7 @@ pub mod pods;
 pub mod recorder;
 pub mod report;
 pub mod run;
+mod runtime;
 pub mod services;
 pub mod worker;
 

@@ -87,6 +87,8 @@ async fn start(config: ServicesAgentConfig, tasks: &mut TaskSet) -> Result<()> {
         events,
         remembered: Some(remembered),
         settings: config.edge,
+        dns: Vec::new(),
+        foreign_pods: true,
     };
     edge::start(edge, tasks)
         .await

@@ -1,12 +1,14 @@
 //! The agent's start: each part when what it needs is there, so that the node is ready as early as it can be.
 
 use crate::config::AgentConfig;
+use crate::dns::{self, Dns};
 use crate::edge::{self, Edge};
 use crate::network::NodeNetwork;
 use crate::objects::Objects;
 use crate::peers;
 use crate::pods::Pods;
 use crate::recorder::{self, Events};
+use crate::runtime;
 use crate::worker::Shared;
 use agent_cri::cgroups::Cgroups;
 use agent_cri::dirs::Dirs;
@@ -30,16 +32,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 
-/// The runtime has no event for "ready": it is asked at this pace until it is, and then never again at this pace.
-const STARTING: Duration = Duration::from_millis(20);
-/// Between two looks at whether the runtime still says that it is ready.
-const LOOK: Duration = Duration::from_secs(10);
-/// A runtime that is away for less is being restarted: its pods run on, and taking them out of their services would do
-/// harm (upstream's `maxWaitForContainerRuntime`).
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Time for tasks to finish after the wish to stop.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -88,8 +82,17 @@ pub(crate) fn cgroup2_mount() -> Option<PathBuf> {
 async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Result<()> {
     std::fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("the state folder {} cannot be made", config.state_dir.display()))?;
+    let all_services: Cache<Service> = Cache::default();
+    let (cache, api) = (all_services.clone(), client.clone());
+    tasks.spawn_endless("service cache", async move {
+        cache.run(api, WatchOptions::default()).await
+    });
+    // Before all that may have to be waited for: the pods that run need names.
+    if !config.cluster_dns.is_empty() {
+        dns::start(cluster_dns(config, client, &all_services), tasks).await?;
+    }
     let runtime = Runtime::new(&config.cri_socket);
-    let version = runtime_version(&runtime).await;
+    let version = runtime::version(&runtime, &config.cri_socket).await;
     let machine = Machine::read(&config.state_dir);
     let (health_sender, health) = watch::channel(Health {
         problems: vec!["the agent is starting".to_owned()],
@@ -126,6 +129,8 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         events: events.clone(),
         remembered: None,
         settings: config.edge.clone(),
+        dns: config.cluster_dns.clone(),
+        foreign_pods: false,
     };
     edge::start(services, tasks)
         .await
@@ -136,14 +141,9 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         "peers",
         peers::run(Arc::clone(&network), nodes, config.node_name.clone()),
     );
-    wait_for_runtime(&runtime, &health_sender).await;
-    tasks.spawn_endless("runtime health", watch_runtime(runtime.clone(), health_sender));
+    runtime::ready(&runtime, &health_sender).await;
+    tasks.spawn_endless("runtime health", runtime::watch(runtime.clone(), health_sender));
 
-    let services: Cache<Service> = Cache::default();
-    let (cache, api) = (services.clone(), client.clone());
-    tasks.spawn_endless("service cache", async move {
-        cache.run(api, WatchOptions::default()).await
-    });
     let pods: Cache<Pod> = Cache::default();
     let fields = Some(format!("spec.nodeName={}", config.node_name));
     let options = WatchOptions {
@@ -165,7 +165,7 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
             pods: network,
             datapath,
         }),
-        objects: Objects::new(client.clone(), services),
+        objects: Objects::new(client.clone(), all_services),
         events,
         host: Host {
             ips: config.node_ips.clone(),
@@ -180,6 +180,16 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         Ok::<(), String>(())
     });
     Ok(())
+}
+
+fn cluster_dns(config: &AgentConfig, client: &Client, services: &Cache<Service>) -> Dns {
+    Dns {
+        addresses: config.cluster_dns.clone(),
+        domain: config.cluster_domain.clone(),
+        settings: config.dns.clone(),
+        client: client.clone(),
+        services: services.clone(),
+    }
 }
 
 async fn serve_kubelet(
@@ -247,21 +257,6 @@ fn executor(config: &AgentConfig, runtime: Runtime, machine: &Machine) -> Result
     ))
 }
 
-async fn runtime_version(runtime: &Runtime) -> VersionResponse {
-    let mut told = false;
-    loop {
-        match runtime.version().await {
-            Ok(version) => return version,
-            Err(error) if !told => {
-                told = true;
-                tracing::warn!(%error, "waiting for the container runtime");
-            }
-            Err(_) => {}
-        }
-        sleep(STARTING).await;
-    }
-}
-
 /// Waits for the node's ranges, then sets the pod network up; that also tells the runtime that there is one.
 async fn open_network(config: &AgentConfig, nodes: &Cache<Node>) -> Result<PodNetwork> {
     let key = machinery_plan::Key::new("", &config.node_name);
@@ -300,57 +295,4 @@ async fn restore(network: &PodNetwork, runtime: &Runtime) {
     if let Err(error) = network.restore(held.iter().map(|(uid, ips)| (uid.as_str(), ips.clone()))) {
         tracing::warn!(%error, "addresses in use were not noted");
     }
-}
-
-/// Waits until the runtime has seen the network's configuration: a sandbox made before would fail and stay behind.
-async fn wait_for_runtime(runtime: &Runtime, health: &watch::Sender<Health>) {
-    loop {
-        let now = runtime_health(runtime).await;
-        let ready = now.problems.is_empty();
-        publish(health, now);
-        if ready {
-            return;
-        }
-        sleep(STARTING).await;
-    }
-}
-
-async fn watch_runtime(runtime: Runtime, health: watch::Sender<Health>) {
-    let mut good = Instant::now();
-    loop {
-        sleep(LOOK).await;
-        let now = runtime_health(&runtime).await;
-        if now.problems.is_empty() {
-            good = Instant::now();
-        } else if good.elapsed() < PATIENCE {
-            continue;
-        }
-        publish(&health, now);
-    }
-}
-
-fn publish(health: &watch::Sender<Health>, now: Health) {
-    health.send_if_modified(|known| {
-        let changed = *known != now;
-        *known = now;
-        changed
-    });
-}
-
-async fn runtime_health(runtime: &Runtime) -> Health {
-    let problems = match runtime.conditions().await {
-        Ok(conditions) => {
-            let missing = conditions.into_iter().filter(|c| !c.status);
-            missing
-                .map(|c| {
-                    format!(
-                        "container runtime: {} is false: {} {}",
-                        c.r#type, c.reason, c.message
-                    )
-                })
-                .collect()
-        }
-        Err(error) => vec![error.to_string()],
-    };
-    Health { problems }
 }

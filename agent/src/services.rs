@@ -6,10 +6,12 @@
 use crate::edge::api::Remembered;
 use crate::edge::facts::NodeFacts;
 use crate::edge::health::{self, Family, HealthPort, HealthPorts, LocalEndpoints};
+use crate::edge::metrics::ServiceMetrics;
 use crate::edge::ports::Health;
 use crate::edge::sources::{Listed, Seen, Sources};
 use agent_datapath::{Datapath, DatapathError};
 use agent_services::{Node, ObjectName, Planner, ServiceView, SliceView};
+use datapath_abi::Settings;
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
@@ -30,6 +32,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// Events taken before a plan is made; a flood of changes must not keep the first of them from the maps.
 const AT_ONCE: usize = 4096;
 
+/// The annotation by which the endpoint slice controller tells when what it wrote had changed.
+const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// What the task needs besides the API and the data path.
 #[derive(Clone)]
 pub struct ServicesConfig {
@@ -37,8 +42,12 @@ pub struct ServicesConfig {
     pub node_name: String,
     /// What is known of the node.
     pub facts: watch::Receiver<Option<NodeFacts>>,
+    /// Addresses of services that the node answers itself: the cluster's DNS.
+    pub dns: Vec<IpAddr>,
     /// Is told how far the writing has come.
     pub health: Health,
+    /// Are told what is written, and how long it takes.
+    pub metrics: ServiceMetrics,
     /// Is told where the API's endpoints are.
     pub remembered: Option<Arc<Remembered>>,
 }
@@ -67,7 +76,7 @@ pub async fn run(
 ) -> Result<(), ServicesError> {
     let node = Node {
         name: config.node_name.as_str().into(),
-        zone: None,
+        ..Node::default()
     };
     let existing = datapath.existing().map_err(ServicesError::Read)?;
     let mut facts = config.facts.clone();
@@ -77,8 +86,11 @@ pub async fn run(
         services: Listed::default(),
         slices: Listed::default(),
         ranges: BTreeMap::new(),
-        new_ranges: false,
+        settings: None,
+        netns: agent_datapath::netns_cookie(),
         knows_node: false,
+        first: true,
+        moments: Vec::new(),
         ports: HealthPorts::new(),
         local: LocalEndpoints::default(),
         api: HashMap::new(),
@@ -123,9 +135,16 @@ struct Task {
     services: Listed,
     slices: Listed,
     ranges: BTreeMap<String, Vec<String>>,
-    new_ranges: bool,
+    /// What the programs were told of the node and the ranges.
+    settings: Option<Settings>,
+    /// The cookie of the node's own network namespace.
+    netns: u64,
     /// Whether the node's state has arrived once.
     knows_node: bool,
+    /// Whether the next plan compares everything with what stands in the maps.
+    first: bool,
+    /// When what is not written yet had changed.
+    moments: Vec<Timestamp>,
     ports: HealthPorts,
     local: LocalEndpoints,
     /// The endpoints of the API itself, by slice.
@@ -154,14 +173,19 @@ impl Task {
     fn queued(&self) {
         let (mut proxy, now) = (self.config.health.proxy(), Timestamp::now());
         Family::BOTH.iter().for_each(|f| proxy.queued(*f, now));
+        self.config.metrics.queued(now);
     }
 
     /// Everything is written.
-    fn written(&self) {
+    fn written(&mut self, entries: usize, took: Duration) {
+        let now = Timestamp::now();
         {
-            let (mut proxy, now) = (self.config.health.proxy(), Timestamp::now());
+            let mut proxy = self.config.health.proxy();
             Family::BOTH.iter().for_each(|f| proxy.written(*f, now));
         }
+        let full = std::mem::take(&mut self.first);
+        let moments = std::mem::take(&mut self.moments);
+        self.config.metrics.written(entries, took, full, &moments, now);
         self.config
             .health
             .set_ports(health::counted(&self.ports, &self.local));
@@ -172,10 +196,18 @@ impl Task {
         let Some(facts) = facts else { return };
         self.config.health.proxy().set_eligible(facts.is_eligible());
         self.knows_node = true;
-        self.planner.set_zone(facts.zone);
+        self.planner.set_node(Node {
+            name: self.config.node_name.as_str().into(),
+            zone: facts.zone,
+            addresses: facts.addresses,
+            node_port_addresses: facts.node_ports,
+            pod_ranges: facts.pod_ranges.iter().map(|r| (r.base(), r.length())).collect(),
+            dns: self.config.dns.clone(),
+        });
     }
 
     fn service(&mut self, event: Event<Service>) {
+        self.config.metrics.service_changed();
         match event {
             Event::Init => self.services.begin(),
             Event::InitApply(s) | Event::Apply(s) => {
@@ -212,6 +244,11 @@ impl Task {
     }
 
     fn slice(&mut self, event: Event<EndpointSlice>) {
+        self.config.metrics.slice_changed();
+        if let Event::Apply(s) = &event {
+            // What a list tells changed long ago.
+            self.moments.extend(changed_at(s));
+        }
         match event {
             Event::Init => self.slices.begin(),
             Event::InitApply(s) | Event::Apply(s) => {
@@ -262,7 +299,6 @@ impl Task {
     }
 
     fn range(&mut self, event: Event<ServiceCIDR>) {
-        self.new_ranges = true;
         match event {
             Event::Init => self.ranges.clear(),
             Event::InitApply(r) | Event::Apply(r) => {
@@ -281,39 +317,64 @@ impl Task {
         if !self.services.complete || !self.slices.complete || !self.knows_node || self.retry.is_some() {
             return;
         }
-        if let Err(error) = self.try_write() {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "services are not up to date on this node"
-            );
-            self.synced.set(false);
-            self.retry = Some(Instant::now() + RETRY);
-            return;
+        match self.try_write() {
+            Ok((entries, took)) => self.written(entries, took),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "services are not up to date on this node"
+                );
+                self.config.metrics.failed();
+                self.synced.set(false);
+                self.retry = Some(Instant::now() + RETRY);
+                return;
+            }
         }
-        self.written();
         self.synced.set(true);
     }
 
-    fn try_write(&mut self) -> Result<(), DatapathError> {
+    /// How many entries were written, in what time.
+    fn try_write(&mut self) -> Result<(usize, Duration), DatapathError> {
+        let start = Instant::now();
         let changes = self.planner.plan();
+        let entries = changes.entries();
         if !changes.is_empty() {
-            let entries = changes.entries();
-            let start = Instant::now();
             self.datapath.apply(&changes)?;
             tracing::debug!(entries, took = ?start.elapsed(), "service maps written");
         }
-        if std::mem::take(&mut self.new_ranges) && !self.ranges.is_empty() {
-            self.datapath.set_service_ranges(&ranges(&self.ranges))?;
+        self.tell_programs()?;
+        self.datapath.commit()?;
+        Ok((entries, start.elapsed()))
+    }
+
+    /// What the programs know of the node, if it changed: after the fronts that an uplink is to look for are there.
+    fn tell_programs(&mut self) -> Result<(), DatapathError> {
+        let uplink = self.planner.has_external_fronts();
+        let now = self
+            .planner
+            .node()
+            .settings(&ranges(&self.ranges), uplink, self.netns);
+        if self.settings != Some(now) {
+            self.datapath.set_settings(&now)?;
+            self.settings = Some(now);
         }
-        self.datapath.commit()
+        Ok(())
     }
 
     fn replan(&mut self) -> Result<(), ServicesError> {
         self.retry = None;
+        self.first = true;
+        self.settings = None;
         let existing = self.datapath.existing().map_err(ServicesError::Read)?;
         self.planner.restart(existing);
         Ok(())
     }
+}
+
+/// When the pod or service changed that this slice was written for, as the endpoint slice controller noted it.
+fn changed_at(slice: &EndpointSlice) -> Option<Timestamp> {
+    let notes = slice.metadata.annotations.as_ref()?;
+    notes.get(TRIGGER)?.parse().ok()
 }
 
 /// Whether the slice is one of the service `kubernetes`, which is the API itself.

@@ -69,7 +69,10 @@ impl Datapath {
             cgroup: config.cgroup.clone(),
             pins,
         };
-        datapath.set_service_ranges(&config.service_ranges)?;
+        // What an earlier agent told the programs stays true until this one knows better.
+        if datapath.settings.get()?.layout != LAYOUT || !config.service_ranges.is_empty() {
+            datapath.set_service_ranges(&config.service_ranges)?;
+        }
         if !datapath.pins.has_other_layouts() {
             datapath.attach()?;
         }
@@ -99,10 +102,9 @@ impl Datapath {
 
     /// Tells the programs from which ranges services get their addresses.
     pub fn set_service_ranges(&self, ranges: &[(IpAddr, u8)]) -> Result<(), DatapathError> {
-        let mut settings = Settings {
-            layout: LAYOUT,
-            ..Settings::default()
-        };
+        let mut settings = self.settings.get()?;
+        settings.layout = LAYOUT;
+        settings.service_ranges = Default::default();
         for (place, (addr, bits)) in settings
             .service_ranges
             .iter_mut()
@@ -111,6 +113,11 @@ impl Datapath {
             *place = Range::new(*addr, *bits);
         }
         self.settings.set(&settings)
+    }
+
+    /// Tells the programs about the node: everything at once.
+    pub fn set_settings(&self, settings: &Settings) -> Result<(), DatapathError> {
+        self.settings.set(settings)
     }
 
     /// Carries out changes in their order, each list in batches. After an error the maps hold a part of it, in which every
@@ -269,6 +276,12 @@ impl Datapath {
             _ => Ok(()),
         }
     }
+}
+
+/// The cookie of the network namespace of the calling thread, for [`Settings::host_netns_cookie`]; 0, which no namespace has,
+/// before Linux 5.14.
+pub fn netns_cookie() -> u64 {
+    crate::sys::netns_cookie().unwrap_or(0)
 }
 
 /// The clock of the flows: time since boot, without that spent asleep (`CLOCK_MONOTONIC`, what `bpf_ktime_get_ns` reads).

@@ -270,6 +270,34 @@ pub(crate) fn driver(device: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
 }
 
+/// `SO_NETNS_COOKIE` of `asm-generic/socket.h`.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// The cookie of the network namespace in which the calling thread makes sockets.
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option's value is a u64, for which there is room, and both pointers are live over the call.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            std::ptr::from_mut(&mut cookie).cast(),
+            &mut length,
+        )
+    };
+    if r < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(cookie)
+}
+
 /// Exchanges the program of a link in one step: no packet or call meets neither.
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr {

@@ -8,16 +8,20 @@
 //! - [`PodNetwork`] keeps that decision across restarts and prepares the node;
 //! - [`cni`] is the plugin that the container runtime calls: it builds and removes the veth pair;
 //! - [`routes`] keeps the routes to the other nodes;
+//! - [`announce`] answers ARP and neighbour discovery for LoadBalancer addresses;
 //! - [`interfaces`] tells which devices and addresses the node has, and each change of them;
 //! - [`link`] and [`netns`] are the netlink calls and the namespace switch that all of them use.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod announce;
 pub mod cni;
 pub mod interfaces;
 pub mod ipam;
 pub mod link;
+pub mod neighbour;
 pub mod netns;
 mod network;
+mod packet;
 mod prefix;
 pub mod routes;
 pub mod sysctl;

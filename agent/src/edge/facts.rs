@@ -7,7 +7,7 @@ use agent_network::interfaces::Interface;
 use k8s_openapi::api::core::v1::Node;
 use machinery_client::Cache;
 use machinery_plan::Key;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -40,10 +40,10 @@ pub struct NodeFacts {
     pub health_listen: Vec<IpAddr>,
     /// The ranges of the cluster's pods.
     pub pod_ranges: Vec<Prefix>,
-    /// The names of devices that packets from outside arrive at.
-    pub uplinks: BTreeSet<String>,
-    /// The names of devices that look like pods' (of use where another network plugin made them).
-    pub pod_devices: BTreeSet<String>,
+    /// Devices that packets from outside arrive at, by name, with the kernel's index.
+    pub uplinks: BTreeMap<String, u32>,
+    /// Devices that look like pods' (of use where another network plugin made them).
+    pub pod_devices: BTreeMap<String, u32>,
 }
 
 impl NodeFacts {
@@ -91,6 +91,13 @@ impl NodeFacts {
         facts
     }
 
+    /// Addresses that a device has for a service's sake (the cluster's DNS) are none of the node's.
+    fn leave_out(&mut self, services: &[IpAddr]) {
+        for list in [&mut self.addresses, &mut self.node_ports, &mut self.health_listen] {
+            list.retain(|ip| !services.contains(ip));
+        }
+    }
+
     fn of(node: &Node) -> Self {
         let meta = &node.metadata;
         let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
@@ -118,9 +125,9 @@ impl NodeFacts {
     }
 }
 
-fn names(devices: &[Interface], choose: impl Fn(&Interface) -> bool) -> BTreeSet<String> {
+fn names(devices: &[Interface], choose: impl Fn(&Interface) -> bool) -> BTreeMap<String, u32> {
     let chosen = devices.iter().filter(|d| choose(d));
-    chosen.map(|d| d.name.clone()).collect()
+    chosen.map(|d| (d.name.clone(), d.index)).collect()
 }
 
 fn unique<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
@@ -132,12 +139,13 @@ fn unique<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-/// Publishes the facts whenever they change, from the first complete list of nodes on, until dropped.
+/// Publishes the facts whenever they change, from the first complete list of nodes on, until dropped. Of the addresses that
+/// the devices have, those of services are left out.
 pub async fn watch(
     own: String,
     nodes: Cache<Node>,
     mut devices: watch::Receiver<Vec<Interface>>,
-    settings: EdgeSettings,
+    (settings, services): (EdgeSettings, Vec<IpAddr>),
     facts: watch::Sender<Option<NodeFacts>>,
 ) {
     nodes.synced().await;
@@ -150,7 +158,8 @@ pub async fn watch(
         } else {
             nodes.get(&key).into_iter().collect()
         };
-        let now = NodeFacts::gather(&own, &all, &devices.borrow_and_update(), &settings);
+        let mut now = NodeFacts::gather(&own, &all, &devices.borrow_and_update(), &settings);
+        now.leave_out(&services);
         facts.send_if_modified(|known| {
             let changed = known.as_ref() != Some(&now);
             *known = Some(now);
@@ -213,8 +222,8 @@ mod tests {
         assert_eq!(facts.primary, facts.node_ports);
         assert_eq!(facts.addresses.len(), 3);
         assert_eq!(facts.addresses[0], "192.0.2.9".parse::<IpAddr>().unwrap());
-        assert_eq!(facts.uplinks, BTreeSet::from(["eth0".to_owned()]));
-        assert_eq!(facts.pod_devices, BTreeSet::from(["cali1".to_owned()]));
+        assert_eq!(facts.uplinks, BTreeMap::from([("eth0".to_owned(), 1)]));
+        assert_eq!(facts.pod_devices, BTreeMap::from([("cali1".to_owned(), 1)]));
     }
 
     #[test]

@@ -28,7 +28,9 @@ impl Family {
     /// Both of them.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
-    fn name(self) -> &'static str {
+    /// As Kubernetes writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",

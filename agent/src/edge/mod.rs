@@ -4,10 +4,12 @@ pub mod api;
 pub mod facts;
 pub mod health;
 pub mod http;
+pub mod metrics;
 pub mod ports;
 pub mod ranges;
 pub mod settings;
 pub(crate) mod sources;
 mod start;
+pub mod upkeep;
 
 pub use start::{Edge, start};

@@ -3,8 +3,11 @@
 use super::api::Remembered;
 use super::facts::{self, NodeFacts};
 use super::health::LATE;
+use super::http::{Answer, Answers};
+use super::metrics::ServiceMetrics;
 use super::ports::{self, Counted, Failed, Health};
 use super::settings::EdgeSettings;
+use super::upkeep;
 use crate::recorder::Events;
 use crate::services::{self, ServicesConfig};
 use agent_datapath::Datapath;
@@ -13,6 +16,7 @@ use agent_network::link::LinkError;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use machinery_client::Cache;
+use machinery_lifecycle::metrics::CONTENT_TYPE;
 use machinery_lifecycle::{Readiness, TaskSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -34,6 +38,10 @@ pub struct Edge {
     pub remembered: Option<Arc<Remembered>>,
     /// The operator's decisions.
     pub settings: EdgeSettings,
+    /// Addresses of services that the node answers itself: the cluster's DNS.
+    pub dns: Vec<IpAddr>,
+    /// Whether another plugin makes the pods' devices.
+    pub foreign_pods: bool,
 }
 
 /// Starts watching the node, writing services, and answering for their health.
@@ -47,16 +55,18 @@ pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
     let watching = facts::watch(
         edge.node_name.clone(),
         edge.nodes.clone(),
-        devices,
-        edge.settings.clone(),
+        devices.clone(),
+        (edge.settings.clone(), edge.dns.clone()),
         sender,
     );
     tasks.spawn_endless("node facts", watching);
-    let health = Health::new(LATE);
+    let (health, metrics) = (Health::new(LATE), ServiceMetrics::default());
     let config = ServicesConfig {
         node_name: edge.node_name.clone(),
         facts: node.clone(),
+        dns: edge.dns.clone(),
         health: health.clone(),
+        metrics: metrics.clone(),
         remembered: edge.remembered.clone(),
     };
     let synced = Readiness::new().condition("services");
@@ -64,13 +74,46 @@ pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
     tasks.spawn("services", move |shutdown| {
         services::run(client, datapath, config, synced, shutdown)
     });
-    serve(&edge, health, node, tasks);
+    look_after(&edge, &metrics, &node, tasks);
+    serve(&edge, health, &metrics, node, tasks);
     Ok(())
 }
 
-fn serve(edge: &Edge, health: Health, node: watch::Receiver<Option<NodeFacts>>, tasks: &mut TaskSet) {
+fn look_after(
+    edge: &Edge,
+    metrics: &ServiceMetrics,
+    node: &watch::Receiver<Option<NodeFacts>>,
+    tasks: &mut TaskSet,
+) {
+    let datapath = Arc::clone(&edge.datapath);
+    let devices = upkeep::devices(datapath, node.clone(), edge.foreign_pods);
+    tasks.spawn_endless("uplinks", devices);
+    let datapath = Arc::clone(&edge.datapath);
+    let (metrics, events) = (metrics.clone(), edge.events.clone());
+    tasks.spawn_endless(
+        "flows",
+        upkeep::flows(datapath, metrics, events, edge.node_name.clone()),
+    );
+}
+
+fn serve(
+    edge: &Edge,
+    health: Health,
+    metrics: &ServiceMetrics,
+    node: watch::Receiver<Option<NodeFacts>>,
+    tasks: &mut TaskSet,
+) {
+    if let Some(address) = edge.settings.metrics {
+        let metrics = metrics.clone();
+        let answers: Answers = Arc::new(move |path| numbers(&metrics, path));
+        tasks.spawn_endless(
+            "metrics port",
+            ports::serve_when_free(address, "metrics", answers),
+        );
+    }
     if let Some(address) = edge.settings.health {
-        let counted: Counted = Arc::new(|_, _| {});
+        let metrics = metrics.clone();
+        let counted: Counted = Arc::new(move |path, status| metrics.answered(path, status));
         tasks.spawn_endless("health port", ports::serve_node(health.clone(), address, counted));
     }
     let (sender, listen) = watch::channel(Vec::new());
@@ -88,6 +131,21 @@ fn serve(edge: &Edge, health: Health, node: watch::Receiver<Option<NodeFacts>>, 
         "health-check ports",
         ports::serve_services(health, listen, failed),
     );
+}
+
+/// What kube-proxy's metrics port answers.
+fn numbers(metrics: &ServiceMetrics, path: &str) -> Answer {
+    match path {
+        "/metrics" => Answer {
+            status: 200,
+            media_type: CONTENT_TYPE,
+            headers: Vec::new(),
+            body: metrics.encode(),
+        },
+        "/healthz" => Answer::text(200, "ok"),
+        "/proxyMode" => Answer::text(200, "ebpf"),
+        _ => Answer::text(404, "not found"),
+    }
 }
 
 async fn follow_addresses(mut node: watch::Receiver<Option<NodeFacts>>, listen: watch::Sender<Vec<IpAddr>>) {
