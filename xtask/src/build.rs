@@ -21,12 +21,17 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Builds what changed and returns the binary.
 pub fn binary() -> Result<PathBuf> {
-    ebpf::build(&step::workspace_root()?, false)?;
-    image::build()?;
+    embedded()?;
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--release", "--package", "skep"]);
     step::shown("build skep", &mut cargo)?;
     Ok(target_dir()?.join("release/skep"))
+}
+
+/// Builds what the binary embeds: bytecode and images.
+pub fn embedded() -> Result<()> {
+    ebpf::build(&step::workspace_root()?, false)?;
+    image::build()
 }
 
 /// Where cargo puts what it builds.

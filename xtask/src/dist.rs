@@ -11,6 +11,9 @@ pub struct Args {
     /// Where to put the two files
     #[arg(long, default_value = "target/dist")]
     pub out: PathBuf,
+    /// Cargo's profile: `release` is quicker where a release build is there, for a look at the packages
+    #[arg(long, default_value = "dist")]
+    pub profile: String,
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -86,9 +89,10 @@ pub fn run(args: Args) -> Result<()> {
     build::embedded()?;
     step::shown(
         "build skep for distribution",
-        Command::new("cargo").args(["build", "--profile", "dist", "--package", "skep"]),
+        Command::new("cargo").args(["build", "--profile", &args.profile, "--package", "skep"]),
     )?;
-    let binary = std::fs::read(build::target_dir()?.join("dist/skep")).context("the binary was not built")?;
+    let built = build::target_dir()?.join(&args.profile).join("skep");
+    let binary = std::fs::read(built).context("the binary was not built")?;
     std::fs::create_dir_all(&args.out)?;
     let tarball = args
         .out
@@ -170,6 +174,7 @@ fn package_entries(binary: &[u8]) -> Result<Vec<Entry>> {
 const DOCUMENTS: &[&str] = &[
     "README.md",
     "LICENSE",
+    "LICENSES/GPL-2.0-only.txt",
     "examples/hello.yaml",
     "examples/client.yaml",
     "examples/server.yaml",
