@@ -2,8 +2,9 @@
 use crate::peer::Peer;
 use crate::world::{Command, Reply};
 use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command as Process, Stdio};
 
@@ -84,8 +85,38 @@ impl Drop for Place {
         // Its input ends, so it ends after what it does at the moment, which has a deadline.
         self.input = None;
         let _ = self.child.wait();
-        // Where it could not do so itself.
-        let _ = fs::remove_dir(&self.cgroup);
+        // A helper of kube-proxy may have outlived it.
+        if let Err(e) = remove(&self.cgroup) {
+            eprintln!("    {} stays behind: {e}", self.cgroup.display());
+        }
+    }
+}
+
+/// How long a killed process may take to go.
+const GONE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// Ends whatever is left in a world's own cgroup, waits until the kernel says that it is empty, and removes it.
+fn remove(cgroup: &Path) -> std::io::Result<()> {
+    if !cgroup.exists() {
+        return Ok(());
+    }
+    fs::write(cgroup.join("cgroup.kill"), "1")?;
+    let events = fs::File::open(cgroup.join("cgroup.events"))?;
+    let mut text = String::new();
+    loop {
+        text.clear();
+        (&events).rewind()?;
+        (&events).read_to_string(&mut text)?;
+        if text.contains("populated 0") {
+            return fs::remove_dir(cgroup);
+        }
+        let mut changed = [PollFd::new(&events, PollFlags::PRI)];
+        if poll(&mut changed, Some(&GONE))? == 0 {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
     }
 }
 
