@@ -175,8 +175,8 @@ async fn empty(hierarchies: &Hierarchies, group: &str) -> Result<()> {
             return Ok(());
         }
         anyhow::ensure!(Instant::now() < deadline, "cannot remove the cgroups {left:?}");
-        // A process leaves its group a moment after it has ended, and version 1 tells nobody.
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // A process leaves its group a moment after it has ended.
+        agent_cri::cgroups::emptied(Some(&hierarchies.unified.join(group)), deadline).await;
     }
 }
 

@@ -6,9 +6,13 @@ use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Node;
 use machinery_client::kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use machinery_client::{from_kubeconfig, kube};
+use machinery_lifecycle::Folder;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
+
+/// Longest pause before the API is asked again, whatever it was that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of the nodes: name → `None` when Ready, else why not.
 pub type Nodes = BTreeMap<String, Option<String>>;
@@ -22,14 +26,18 @@ pub async fn all_ready(cluster: &Cluster, seen: &mut Nodes, going: &Going) -> Re
         .await
         .context("cannot use the kubeconfig")?;
     let nodes: Api<Node> = Api::all(client);
+    let record = cluster.dirs().processes();
     loop {
+        let mut changes =
+            Folder::watch(record.parent().unwrap_or(&record)).context("cannot watch the cluster")?;
         match follow(&nodes, cluster, seen, going).await {
             Ok(true) => return Ok(()),
             Ok(false) => {}
             Err(e) => tracing::debug!("the API does not answer yet: {e}"),
         }
-        // The connection was refused or cut: the socket is held open by the supervisor, so this is rare, and short.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The connection was cut, since the server has ended: connections wait in a socket that the supervisor holds open,
+        // and it notes the processes anew when it starts one again.
+        let _ = tokio::time::timeout(AGAIN, changes.changed()).await;
     }
 }
 
