@@ -12,6 +12,8 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncoder};
 const PLAIN_LIMIT: usize = 512;
 /// What we send over UDP at most: fits the smallest IPv6 path without fragments.
 pub(crate) const UDP_LIMIT: u16 = 1232;
+/// No record is shorter: a pointer to its name, type, class, time and length.
+const LEAST_RECORD: usize = 12;
 /// A header alone.
 const HEADER: usize = 12;
 
@@ -199,25 +201,36 @@ impl Reply {
             Some(edns) => usize::from(edns.payload.min(UDP_LIMIT)).max(PLAIN_LIMIT),
             None => PLAIN_LIMIT,
         };
-        if self.encode(out, limit) {
-            return;
-        }
-        self.additionals.clear();
-        if self.encode(out, limit) {
-            return;
-        }
-        self.head.truncation = true;
-        loop {
-            let kept = self.answers.len();
-            let guess = kept * limit / out.len().max(limit + 1);
-            self.answers.truncate(guess.min(kept.saturating_sub(1)));
-            if self.answers.is_empty() {
-                self.authorities.clear();
+        if self.answers.len() <= limit / LEAST_RECORD {
+            if self.encode(out, limit) {
+                return;
             }
-            if self.encode(out, limit) || kept == 0 {
+            self.additionals.clear();
+            if self.encode(out, limit) {
                 return;
             }
         }
+        self.cut(limit, out);
+    }
+
+    /// Writes as many answers as fit, and that there are more.
+    fn cut(&mut self, limit: usize, out: &mut Vec<u8>) {
+        self.head.truncation = true;
+        self.additionals.clear();
+        self.authorities.clear();
+        let all = std::mem::take(&mut self.answers);
+        let (mut fit, mut over) = (0, all.len().min(limit / LEAST_RECORD) + 1);
+        while over - fit > 1 {
+            let half = fit.midpoint(over);
+            self.answers = all[..half].to_vec();
+            if self.encode(out, limit) {
+                fit = half;
+            } else {
+                over = half;
+            }
+        }
+        self.answers = all[..fit].to_vec();
+        self.encode(out, limit);
     }
 
     /// Whether the whole of it has got into `limit` bytes.

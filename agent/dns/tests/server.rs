@@ -158,7 +158,9 @@ fn a_later_version_of_edns_is_not_understood() {
     let mut edns = Edns::new();
     edns.set_version(1);
     question.set_edns(edns);
-    assert_eq!(code(&server(&[]), &question), ResponseCode::BADVERS);
+    // The code has two names: BADSIG is what it means in signatures.
+    let code = u16::from(code(&server(&[]), &question));
+    assert_eq!(code, u16::from(ResponseCode::BADVERS));
 }
 
 #[test]
@@ -187,13 +189,13 @@ fn what_is_too_long_is_cut_over_udp_and_whole_over_tcp() {
 fn additions_go_before_answers_do() {
     let server = server(&[]);
     let mut zone = zone();
-    slice(&mut zone, "many", (0..10).map(|n| Ipv4Addr::new(10, 4, 0, n)));
+    slice(&mut zone, "many", (0..7).map(|n| Ipv4Addr::new(10, 4, 0, n)));
     server.update(|z| *z = zone);
     let question = message("_http._tcp.many.default.svc.cluster.local", RecordType::SRV);
     let reply = at_once(&server, &question, Transport::Udp);
     let counts = (reply.answers.len(), reply.additionals.len());
-    assert_eq!((counts, reply.metadata.truncation), ((10, 0), false));
-    assert_eq!(at_once(&server, &question, Transport::Tcp).additionals.len(), 10);
+    assert_eq!((counts, reply.metadata.truncation), ((7, 0), false));
+    assert_eq!(at_once(&server, &question, Transport::Tcp).additionals.len(), 7);
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn still_works(cluster: &Cluster) -> Result<()> {
 }
 
 /// Ends one process of this cluster, on the first node where it has one per node, and sees it end.
-fn kill(cluster: &Cluster, part: &str) -> Result<()> {
+pub fn kill(cluster: &Cluster, part: &str) -> Result<()> {
     let pid =
         find(cluster, part)?.with_context(|| format!("no process `{part}` of cluster {}", cluster.name))?;
     let pid = Pid::from_raw(pid).context("not a pid")?;
@@ -100,7 +100,7 @@ fn kill(cluster: &Cluster, part: &str) -> Result<()> {
 }
 
 /// By its command line: `skep server … <cluster> …`, `skep agent …`, `containerd … <cluster> …`.
-fn find(cluster: &Cluster, part: &str) -> Result<Option<i32>> {
+pub fn find(cluster: &Cluster, part: &str) -> Result<Option<i32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {

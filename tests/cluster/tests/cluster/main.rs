@@ -3,6 +3,7 @@
 mod data_path;
 mod healing;
 mod kubectl;
+mod names;
 mod support;
 mod traces;
 
@@ -48,6 +49,15 @@ const CASES: &[(&str, Case)] = &[
         "deleting_a_pod_under_load_loses_no_new_connection",
         data_path::deleting_a_pod_under_load,
     ),
+    (
+        "pods_find_services_by_name_on_both_nodes",
+        names::pods_find_services,
+    ),
+    (
+        "a_pod_of_a_headless_service_has_a_name",
+        names::a_pod_of_a_headless_service,
+    ),
+    ("no_lookup_is_lost_over_a_killed_agent", names::no_lookup_is_lost),
     ("logs_and_exec_reach_the_container", kubectl::logs_and_exec),
     (
         "get_describe_explain_and_api_resources_answer_as_anywhere",
