@@ -62,7 +62,7 @@ pub enum Verb {
     /// Run a command on a node, or a shell
     Enter(EnterArgs),
     /// The control plane alone, in the foreground
-    Server(PartArgs),
+    Server(ServerArgs),
     /// A node's agent alone, in the foreground
     Agent(AgentArgs),
     /// Services as the maps of the nodes hold them
@@ -79,6 +79,8 @@ pub enum Verb {
         #[command(flatten)]
         maps: MapsArgs,
     },
+    /// What would become of a packet, and why: `skep explain 'pod/a -> svc/b:80'`
+    Explain(ExplainArgs),
     /// What this machine has and lacks
     Doctor {
         #[arg(short, long, value_enum, default_value_t)]
@@ -105,6 +107,9 @@ pub enum Verb {
         /// Enter this group of every cgroup hierarchy first
         #[arg(long)]
         cgroup: Option<String>,
+        /// Hand on this socket of the parent's, as NAME:NUMBER
+        #[arg(long)]
+        socket: Vec<String>,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<std::ffi::OsString>,
     },
@@ -126,6 +131,9 @@ pub struct UpArgs {
     /// Make this machine itself the node, without namespaces
     #[arg(long, conflicts_with = "nodes")]
     pub host: bool,
+    /// Where services of type LoadBalancer get their addresses, such as 192.0.2.64/26; part of the nodes' network when not given
+    #[arg(long, env = "SKEP_LB_POOL", value_delimiter = ',')]
+    pub lb_pool: Option<Vec<agent_network::Prefix>>,
     /// How long to wait until every node is Ready, in seconds
     #[arg(long, env = "SKEP_TIMEOUT", default_value_t = 120)]
     pub timeout: u64,
@@ -144,13 +152,16 @@ pub struct DownArgs {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct PartArgs {
+pub struct ServerArgs {
     /// The configuration file
     #[arg(long, env = "SKEP_CONFIG", default_value = "/etc/skep/server.yaml")]
     pub config: PathBuf,
     /// What to log, such as `info` or `debug,hyper=warn`
     #[arg(long, env = "SKEP_LOG", default_value = "info")]
     pub log: String,
+    /// Where services of type LoadBalancer get their addresses, such as 192.0.2.64/26
+    #[arg(long, env = "SKEP_LB_POOL", value_delimiter = ',')]
+    pub lb_pool: Option<Vec<agent_network::Prefix>>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -219,6 +230,26 @@ pub struct MapsArgs {
     /// Only this node
     #[arg(long)]
     pub node: Option<String>,
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    pub which: Which,
+    /// SOURCE -> DESTINATION[:PORT][/PROTOCOL]; ends are pod/NAME, pod/NAMESPACE/NAME, svc/NAME, node/NAME or an address
+    #[arg(required = true, allow_hyphen_values = true)]
+    pub question: Vec<String>,
+    /// The namespace of names without one
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// The node whose data path is asked; the source's, or the one that has the destination, when not given
+    #[arg(long)]
+    pub node: Option<String>,
+    /// Ask it of these objects (YAML or JSON; `-` for standard input) instead of a cluster
+    #[arg(long, conflicts_with = "name")]
+    pub state: Option<PathBuf>,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }

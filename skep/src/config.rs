@@ -1,7 +1,9 @@
 //! Configuration files of `skep server` and `skep agent`: what `skep up` writes, and what people write on real machines.
 use crate::output::WithHint;
+use agent::dns::DnsSettings;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -37,13 +39,13 @@ pub struct ServerConfig {
     /// Whether standard input is one more listening socket.
     #[serde(default)]
     pub listen_on_stdin: bool,
-    /// The addresses pods and nodes reach the API at: endpoints of the service `kubernetes`.
+    /// The addresses pods and nodes reach the API at: endpoints of the service `kubernetes`. The machine's own when empty.
     #[serde(default)]
     pub advertise: Vec<IpAddr>,
     /// The port that goes with them.
     #[serde(default = "default_port")]
     pub advertise_port: u16,
-    /// More names and addresses for the server's certificate.
+    /// More names and addresses for the server's certificate than those that every server has.
     #[serde(default)]
     pub names: Vec<String>,
     /// Where objects are kept.
@@ -55,6 +57,9 @@ pub struct ServerConfig {
     /// Services' addresses, one range per family.
     #[serde(default = "default_services")]
     pub service_cidrs: Vec<String>,
+    /// Where services of type LoadBalancer get their addresses; nobody gives them any if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_pools: Vec<String>,
 }
 
 /// `kind: AgentConfig`.
@@ -98,12 +103,53 @@ pub struct AgentConfig {
     pub cni_conf_dir: PathBuf,
     /// See there.
     pub cni_bin_dir: PathBuf,
-    /// What `resolv.conf` in pods names; none yet where empty.
+    /// The addresses of the cluster's DNS, which this agent serves on its node and names in pods' `resolv.conf`: those of
+    /// the service `kube-system/kube-dns`. No DNS where empty.
     #[serde(default)]
     pub cluster_dns: Vec<IpAddr>,
+    /// About names outside the cluster.
+    #[serde(default)]
+    pub dns: DnsSection,
     /// How services are served.
     #[serde(default)]
     pub services: ServicesSection,
+}
+
+/// How a node's DNS answers about names outside the cluster. A server is an address, with or without a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DnsSection {
+    /// The servers to ask; those of the node's `resolv.conf` when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstream: Vec<String>,
+    /// The servers to ask about the names in a domain.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stub_domains: BTreeMap<String, Vec<String>>,
+}
+
+impl DnsSection {
+    /// The settings with their addresses read.
+    ///
+    /// # Errors
+    /// Names the server that is none.
+    pub fn settings(&self) -> Result<DnsSettings> {
+        let all = |list: &[String]| list.iter().map(|s| server(s)).collect::<Result<Vec<_>>>();
+        let stubs = self.stub_domains.iter();
+        Ok(DnsSettings {
+            upstream: all(&self.upstream)?,
+            stub_domains: stubs
+                .map(|(domain, list)| Ok((domain.clone(), all(list)?)))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn server(text: &str) -> Result<SocketAddr> {
+    let plain = |text: &str| text.parse().map(|ip| SocketAddr::new(ip, agent::dns::PORT));
+    text.parse()
+        .or_else(|_| plain(text))
+        .with_context(|| format!("`{text}` is no DNS server"))
+        .hint("write an address such as 192.0.2.53, or with a port: 192.0.2.53:5353, [2001:db8::53]:5353")
 }
 
 /// How a node serves services; each as the flag of `skep agent` says that has its name.
@@ -159,10 +205,11 @@ pub struct ServicesConfig {
 }
 
 fn default_data() -> PathBuf {
-    "/var/lib/skep/server".into()
+    // Beside the folders of clusters, which `skep down --all` removes.
+    "/var/lib/skep-server/data".into()
 }
 fn default_pki() -> PathBuf {
-    "/var/lib/skep/pki".into()
+    "/var/lib/skep-server/pki".into()
 }
 fn default_cri() -> PathBuf {
     "/run/containerd/containerd.sock".into()
@@ -268,6 +315,25 @@ mod tests {
         let path = dir.path().join("c.yaml");
         write(&path, &config).unwrap();
         assert_eq!(read::<ServerConfig>(&path, "ServerConfig").unwrap(), config);
+    }
+
+    #[test]
+    fn dns_servers_have_a_port_or_get_the_usual_one() {
+        let section = |server: &str| DnsSection {
+            upstream: vec![server.to_owned()],
+            stub_domains: BTreeMap::from([("corp.example".to_owned(), vec![server.to_owned()])]),
+        };
+        for (text, address) in [
+            ("192.0.2.53", "192.0.2.53:53"),
+            ("2001:db8::53", "[2001:db8::53]:53"),
+            ("192.0.2.53:5353", "192.0.2.53:5353"),
+        ] {
+            let settings = section(text).settings().unwrap();
+            let wanted: SocketAddr = address.parse().unwrap();
+            assert_eq!(settings.upstream, [wanted]);
+            assert_eq!(settings.stub_domains["corp.example"], [wanted]);
+        }
+        assert!(format!("{:#}", section("dns.example").settings().unwrap_err()).contains("dns.example"));
     }
 
     #[test]

@@ -35,14 +35,23 @@ pub async fn describe(args: &UpArgs, api_port: u16) -> Result<Cluster> {
         host: args.host,
         host_ips,
         host_name,
+        lb_pools: args.lb_pool.clone().unwrap_or_default(),
         created: jiff::Timestamp::now().as_second(),
     })
 }
 
-/// The machine's addresses (those of the device with the default route first) and its name.
+/// The machine's addresses and its name as a node.
 async fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
     let name = node_name(&name)?;
+    Ok((addresses().await?, Some(name)))
+}
+
+/// The machine's first address of each family, IPv4 first; the loopback address where it has no network.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub async fn addresses() -> Result<Vec<IpAddr>> {
     let netlink = agent_network::link::Netlink::connect()?;
     let mut ips = Vec::new();
     let named = |name: &str| name == "lo" || name.starts_with("skep-");
@@ -69,7 +78,7 @@ async fn host() -> Result<(Vec<IpAddr>, Option<String>)> {
         // A machine without a network can still be a cluster of one.
         ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
     }
-    Ok((ips, Some(name)))
+    Ok(ips)
 }
 
 /// The node's name that a machine's host name makes, as kubelets derive it: without spaces around it, in lower case.
@@ -178,6 +187,7 @@ fn findings() -> Vec<Finding> {
         Finding::new("bpffs", file_system("bpf")),
         Finding::new("overlayfs", file_system("overlay")),
         Finding::new("IPv6", there("/proc/sys/net/ipv6", "boot without ipv6.disable=1")),
+        host_name(),
         runtime(),
     ];
     let etcd = tools::find(tools::ETCD.program).map(|p| p.display().to_string());
@@ -226,10 +236,13 @@ fn there(path: &str, fix: &'static str) -> Result<String, (String, &'static str)
     }
 }
 
+/// A file system that the kernel has, or gets by loading its module at the first mount.
 fn file_system(name: &str) -> Result<String, (String, &'static str)> {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if known.lines().any(|l| l.split_whitespace().last() == Some(name)) {
         Ok("known to the kernel".to_owned())
+    } else if installed(name) {
+        Ok("a module that is loaded when it is needed".to_owned())
     } else {
         Err((
             "not known to the kernel".to_owned(),
@@ -238,9 +251,33 @@ fn file_system(name: &str) -> Result<String, (String, &'static str)> {
     }
 }
 
-fn kernel() -> Finding {
+/// Whether the running kernel's modules hold this one (modules.dep(5): a line for each, `path/name.ko[.xz]: …`).
+fn installed(module: &str) -> bool {
+    let path = format!("/lib/modules/{}/modules.dep", release());
+    let list = std::fs::read_to_string(path).unwrap_or_default();
+    let file = format!("/{module}.ko");
+    list.lines()
+        .filter_map(|line| line.split(':').next())
+        .any(|path| path.contains(&file))
+}
+
+fn release() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim().to_owned();
+    release.trim().to_owned()
+}
+
+/// Only the machine as a node needs it: nodes with namespaces have names of their own.
+fn host_name() -> Finding {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let found = node_name(&name).map_err(|_| {
+        let found = format!("{:?} cannot be the name of a node", name.trim());
+        (found, "for `skep up --host`: hostnamectl set-hostname NAME")
+    });
+    Finding::new("host name", found).warns()
+}
+
+fn kernel() -> Finding {
+    let release = release();
     let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     Finding::new(

@@ -4,7 +4,8 @@ use crate::layout::{Cluster, ClusterName};
 use crate::output::{self, Progress, Row, WithHint};
 use crate::supervise::recorded;
 use crate::{doctor, registry, tools};
-use agent_datapath::{Dump, FlowRow, ServiceRow};
+use agent_datapath::{Dump, FlowRow, ServiceRow, Still};
+use agent_explain::Snapshot;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,7 @@ pub fn load(name: &ClusterName, archive: &Path, progress: Progress) -> Result<()
     Ok(())
 }
 
-fn running(name: &ClusterName) -> Result<Cluster> {
+pub(crate) fn running(name: &ClusterName) -> Result<Cluster> {
     let cluster = registry::existing(name)?;
     if registry::running(&cluster) {
         return Ok(cluster);
@@ -55,10 +56,10 @@ fn running(name: &ClusterName) -> Result<Cluster> {
     Err(anyhow::anyhow!("cluster {name} does not run")).hint(format!("start it: skep up --name {name}"))
 }
 
-/// The pins of each node as this process can reach them: a node with namespaces has a bpffs of its own.
-fn pins(args: &MapsArgs) -> Result<Vec<(String, PathBuf)>> {
+/// The pins of each node, or of one, as this process can reach them: a node with namespaces has a bpffs of its own.
+fn pins(name: &ClusterName, only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
     doctor::require_root("reading the maps")?;
-    let cluster = running(&args.which.name)?;
+    let cluster = running(name)?;
     let alive = recorded(&cluster.dirs().processes());
     let reach = |node: &crate::layout::Node| {
         if cluster.host {
@@ -70,7 +71,7 @@ fn pins(args: &MapsArgs) -> Result<Vec<(String, PathBuf)>> {
     let nodes = cluster
         .nodes()
         .into_iter()
-        .filter(|n| args.node.as_ref().is_none_or(|only| *only == n.name));
+        .filter(|n| only.is_none_or(|only| only == n.name));
     let found: Vec<(String, PathBuf)> = nodes.filter_map(|n| Some((n.name.clone(), reach(&n)?))).collect();
     anyhow::ensure!(!found.is_empty(), "no such node runs in cluster {}", cluster.name);
     Ok(found)
@@ -303,7 +304,23 @@ fn dumps(args: &MapsArgs) -> Result<Vec<(String, Dump)>> {
         let dump = Dump::read(&pins).with_context(|| format!("cannot read the maps of {node}"))?;
         Ok((node, dump))
     };
-    pins(args)?.into_iter().map(read).collect()
+    let pins = pins(&args.which.name, args.node.as_deref())?;
+    pins.into_iter().map(read).collect()
+}
+
+/// The tables of one node as they stand, for whoever explains.
+///
+/// # Errors
+/// When the node does not run or its maps cannot be read.
+pub(crate) fn tables(name: &ClusterName, node: &str) -> Result<Snapshot> {
+    let (_, folder) = pins(name, Some(node))?.swap_remove(0);
+    let still = Still::read(&folder)?;
+    Ok(Snapshot {
+        settings: still.settings,
+        maps: still.maps,
+        affinity: still.affinity.into_iter().collect(),
+        now: still.now,
+    })
 }
 
 /// Runs a command on a node: in its namespaces and cgroup, as its own processes are.

@@ -1,13 +1,14 @@
-//! The namespaces of a router and of a node, `namespaces(7)`, `mount_namespaces(7)`, and waiting for a process that is
-//! not a child, `pidfd_open(2)`.
+//! The namespaces of a router and of a node, `namespaces(7)`, `mount_namespaces(7)`, waiting for a process that is not a
+//! child, `pidfd_open(2)`, and handing descriptors on.
 #![allow(unsafe_code)]
 
 use anyhow::{Context, Result};
+use rustix::io::{dup2, fcntl_dupfd_cloexec};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -93,6 +94,30 @@ pub async fn ended(pidfd: OwnedFd) -> std::io::Result<()> {
     // A pidfd is readable once its process has ended.
     fd.readable().await.map(drop)
 }
+
+/// Puts these descriptors at the numbers 3, 4 … for the program that this process is about to become.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn place(descriptors: Vec<OwnedFd>) -> Result<()> {
+    let end = FIRST_PLACE + i32::try_from(descriptors.len()).context("too many descriptors")?;
+    // First out of the way: some of them may be at these very numbers.
+    let aside = descriptors.iter().map(|d| fcntl_dupfd_cloexec(d, end));
+    let aside = aside
+        .collect::<rustix::io::Result<Vec<OwnedFd>>>()
+        .context("copy a descriptor")?;
+    drop(descriptors);
+    for (number, descriptor) in (FIRST_PLACE..end).zip(&aside) {
+        // SAFETY: `at` is only named to dup2, which closes what may be there and puts an open descriptor in its place, and
+        // is never dropped. This process opened nothing else that it still uses: it ends by becoming another program.
+        let mut at = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(number) });
+        dup2(descriptor, &mut at).context("place a descriptor")?;
+    }
+    Ok(())
+}
+
+/// The first descriptor that is handed on, sd_listen_fds(3).
+const FIRST_PLACE: i32 = 3;
 
 /// Takes away every mount below these folders, the innermost first: what containers of a node without namespaces left.
 ///

@@ -85,6 +85,9 @@ pub struct Cluster {
     /// Where `host` is set: the node's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_name: Option<String>,
+    /// Where services of type LoadBalancer get their addresses; chosen for the cluster where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lb_pools: Vec<agent_network::Prefix>,
     /// When it was made, seconds since 1970.
     pub created: i64,
 }
@@ -93,6 +96,13 @@ pub struct Cluster {
 pub const POD_RANGES: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 /// Services' addresses.
 pub const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+/// Addresses of services of type LoadBalancer, out of the nodes' own network and beyond its nodes.
+pub const BALANCER_RANGES: [&str; 2] = ["10.89.0.192/26", "fd89::1:0/112"];
+/// The cluster's DNS: the tenth address of each range.
+pub const DNS_ADDRESSES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xa)),
+];
 /// The port of the API inside the cluster.
 pub const API_PORT: u16 = 6443;
 /// etcd's port, on the router's loopback address.
@@ -228,6 +238,15 @@ impl Node {
 }
 
 impl Cluster {
+    /// Where services of type LoadBalancer get their addresses: nowhere on a machine whose network is not ours, unless told.
+    pub fn balancer_pools(&self) -> Vec<String> {
+        if !self.lb_pools.is_empty() {
+            return self.lb_pools.iter().map(ToString::to_string).collect();
+        }
+        let ranges: &[&str] = if self.host { &[] } else { &BALANCER_RANGES };
+        ranges.iter().map(|range| (*range).to_owned()).collect()
+    }
+
     /// Its folders.
     pub fn dirs(&self) -> Dirs {
         Dirs::of(&self.name)
@@ -329,8 +348,30 @@ pub mod tests {
             host: false,
             host_ips: vec![],
             host_name: None,
+            lb_pools: vec![],
             created: 0,
         }
+    }
+
+    #[test]
+    fn balancers_have_addresses_of_the_nodes_network_that_no_node_has() {
+        let cluster = cluster(MOST_NODES);
+        let pools: Vec<agent_network::Prefix> = cluster
+            .balancer_pools()
+            .iter()
+            .map(|p| p.parse().expect("a range"))
+            .collect();
+        let taken = |ip: &IpAddr| pools.iter().any(|p| p.contains(*ip));
+        assert_eq!(pools.len(), 2);
+        assert!(!cluster.nodes().iter().flat_map(|n| &n.ips).any(taken));
+        let own = Cluster {
+            host: true,
+            ..cluster
+        };
+        assert!(
+            own.balancer_pools().is_empty(),
+            "the machine's network is not ours to take from"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod containerd;
 mod doctor;
+mod explain;
 mod down;
 mod inspect;
 mod keeper;
@@ -17,6 +18,8 @@ mod process;
 mod ready;
 mod registry;
 mod services;
+mod sockets;
+mod standalone;
 mod supervise;
 mod tools;
 mod up;
@@ -80,6 +83,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Enter(args) => return inspect::enter(&args),
         Verb::Services { service, maps } => inspect::services(service.as_deref(), &maps)?,
         Verb::Maps { map, maps } => inspect::maps(map.as_deref(), &maps)?,
+        Verb::Explain(args) => explain::run(&args)?,
         Verb::Doctor { output } => return doctor::run(output),
         Verb::Version { output } => doctor::version(output)?,
         Verb::Completion { shell } => {
@@ -97,8 +101,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Tether {
             parent,
             cgroup,
+            socket,
             command,
-        } => return tether(parent, cgroup.as_deref(), &command),
+        } => return tether(parent, cgroup.as_deref(), &socket, &command),
         Verb::Server(_) | Verb::Agent(_) => unreachable!("handled above"),
     }
     Ok(ExitCode::SUCCESS)
@@ -130,20 +135,26 @@ pub fn binary() -> PathBuf {
 
 /// The beginning of a command that ends when this process ends, even by SIGKILL.
 pub fn tethered() -> Command {
-    tethered_in(None)
+    tethered_in(None, &[])
 }
 
-/// The same, in a cgroup.
-pub fn tethered_in(cgroup: Option<&str>) -> Command {
+/// The same, in a cgroup and with sockets (options of `tether`).
+pub fn tethered_in(cgroup: Option<&str>, sockets: &[String]) -> Command {
     let mut command = Command::new(binary());
     command.args(["tether", "--parent", &std::process::id().to_string()]);
     command
         .args(cgroup.into_iter().flat_map(|group| ["--cgroup", group]))
+        .args(sockets)
         .arg("--");
     command
 }
 
-fn tether(parent: i32, cgroup: Option<&str>, command: &[std::ffi::OsString]) -> Result<ExitCode> {
+fn tether(
+    parent: i32,
+    cgroup: Option<&str>,
+    sockets: &[String],
+    command: &[std::ffi::OsString],
+) -> Result<ExitCode> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("cannot follow the parent process")?;
     let now = rustix::process::getppid().map(|p| p.as_raw_nonzero().get());
     anyhow::ensure!(now == Some(parent), "the parent process has gone");
@@ -152,7 +163,9 @@ fn tether(parent: i32, cgroup: Option<&str>, command: &[std::ffi::OsString]) -> 
         hierarchies.enter(group).context("cannot enter the cgroups")?;
     }
     let (program, args) = command.split_first().context("no command")?;
-    let error = Command::new(program).args(args).exec();
+    let mut command = Command::new(program);
+    sockets::hand_on(parent, sockets, &mut command)?;
+    let error = command.args(args).exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 

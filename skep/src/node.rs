@@ -4,7 +4,7 @@ use crate::containerd::{self, Facts};
 use crate::keeper::{Keeper, Kind, Step, logged};
 use crate::layout::{Cluster, Node};
 use crate::process::Process;
-use crate::{kernel, tools};
+use crate::{kernel, sockets, tools};
 use anyhow::{Context, Result};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use std::io::{BufRead, Write};
@@ -74,14 +74,10 @@ pub fn steps(cluster: &Cluster, node: &Node) -> Vec<Step> {
     let logs = |process: &str| cluster.dirs().log(&format!("{}-{process}", node.name));
     // In namespaces of its own, everything is in the node's group from the start and ends with process 1.
     let group = cluster.host.then(|| format!("{}/system", node.cgroup()));
-    let begin = move || {
-        group
-            .as_deref()
-            .map_or_else(crate::tethered, |g| crate::tethered_in(Some(g)))
-    };
+    let begin = move |sockets: &[String]| crate::tethered_in(group.as_deref(), sockets);
     let (config, log, start) = (node.containerd_config(), logs("containerd"), begin.clone());
     let runtime = Step::keep("containerd", move || {
-        let mut command = start();
+        let mut command = start(&[]);
         command.arg("containerd").arg("--config").arg(&config);
         logged(command, &log)
     });
@@ -94,8 +90,10 @@ pub fn steps(cluster: &Cluster, node: &Node) -> Vec<Step> {
         logged(command, &log)
     });
     let (config, log) = (node.run.join("agent.yaml"), logs("agent"));
+    // Held here, they outlive the agent: no question is lost while it is started again.
+    let dns = sockets::dns(&crate::layout::DNS_ADDRESSES);
     let agent = Step::keep("agent", move || {
-        let mut command = begin();
+        let mut command = begin(&dns.options());
         command
             .arg(crate::binary())
             .arg("agent")

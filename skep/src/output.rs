@@ -50,6 +50,16 @@ pub fn print<R: Row>(format: Format, rows: &[R]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints one thing that is no list, as JSON or YAML.
+pub fn print_value<T: Serialize>(format: Format, value: &T) -> anyhow::Result<()> {
+    let text = match format {
+        Format::Yaml => serde_saphyr::to_string(value)?,
+        _ => format!("{}\n", serde_json::to_string_pretty(value)?),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
 fn table<R: Row>(rows: &[R], columns: usize) -> String {
     let mut table = Table::new();
     table

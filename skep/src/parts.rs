@@ -1,7 +1,9 @@
 //! `skep server` and `skep agent`: reads their configuration and runs them until they are told to stop.
-use crate::cli::{AgentArgs, Only, PartArgs};
+use crate::cli::{AgentArgs, Only, ServerArgs};
 use crate::config::{self, AgentConfig, ServerConfig};
 use crate::services;
+use crate::standalone;
+use agent::dns::DnsSettings;
 use agent::edge::settings::EdgeSettings;
 use anyhow::{Context, Result};
 use control_plane::{Listen, StoreKind};
@@ -23,10 +25,15 @@ const KUBELET_PORT: u16 = 10250;
 ///
 /// # Errors
 /// What keeps it from running.
-pub fn server(args: &PartArgs) -> Result<()> {
-    let config: ServerConfig = config::read(&args.config, "ServerConfig")?;
+pub fn server(args: &ServerArgs) -> Result<()> {
+    let mut config: ServerConfig = config::read(&args.config, "ServerConfig")?;
+    if let Some(pools) = &args.lb_pool {
+        config.load_balancer_pools = pools.iter().map(ToString::to_string).collect();
+    }
     logs::init(&args.log, logs::Format::Text);
     run(async |shutdown| {
+        let machine = crate::doctor::addresses().await?;
+        let config = standalone::complete(config, &machine);
         control_plane::run(server_config(config)?, shutdown)
             .await
             .map_err(Into::into)
@@ -56,6 +63,7 @@ fn server_config(config: ServerConfig) -> Result<control_plane::ServerConfig> {
         store,
         pod_cidrs: config.pod_cidrs,
         service_cidrs: config.service_cidrs,
+        load_balancer_pools: config.load_balancer_pools,
         controllers_port: local(CONTROLLERS_PORT),
         scheduler_port: local(SCHEDULER_PORT),
         ..control_plane::ServerConfig::new(config.data_dir)
@@ -78,11 +86,12 @@ pub fn agent(args: &AgentArgs) -> Result<()> {
     let edge = services::settings(&args.services, &config.services)?;
     crate::doctor::require_root("a node's agent")?;
     logs::init(&args.log, logs::Format::Text);
-    let config = agent_config(config, edge);
+    let dns = config.dns.settings()?;
+    let config = agent_config(config, edge, dns);
     run(async |shutdown| agent::run(config, shutdown).await)
 }
 
-fn agent_config(config: AgentConfig, edge: EdgeSettings) -> agent::AgentConfig {
+fn agent_config(config: AgentConfig, edge: EdgeSettings, dns: DnsSettings) -> agent::AgentConfig {
     agent::AgentConfig {
         node_name: config.node_name,
         cluster: config.cluster,
@@ -103,6 +112,7 @@ fn agent_config(config: AgentConfig, edge: EdgeSettings) -> agent::AgentConfig {
         cni_bin_dir: config.cni_bin_dir,
         edge,
         cluster_dns: config.cluster_dns,
+        dns,
         cluster_domain: "cluster.local".to_owned(),
     }
 }

@@ -73,6 +73,7 @@ fn server(cluster: &Cluster) -> ServerConfig {
         },
         pod_cidrs: POD_RANGES.map(str::to_owned).to_vec(),
         service_cidrs: SERVICE_RANGES.map(str::to_owned).to_vec(),
+        load_balancer_pools: cluster.balancer_pools(),
     }
 }
 
@@ -125,7 +126,8 @@ fn agent(cluster: &Cluster, node: &Node) -> AgentConfig {
         client_ca: node.state.join("pki/ca.crt"),
         cni_conf_dir: node.cni_conf(),
         cni_bin_dir: node.cni_bin(),
-        cluster_dns: vec![],
+        cluster_dns: crate::layout::DNS_ADDRESSES.to_vec(),
+        dns: config::DnsSection::default(),
         services: config::ServicesSection {
             cluster_cidr: Some(crate::layout::POD_RANGES.map(str::to_owned).to_vec()),
             ..config::ServicesSection::default()

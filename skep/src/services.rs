@@ -38,7 +38,11 @@ pub fn config(args: &AgentArgs) -> Result<ServicesAgentConfig> {
         pin_dir: path(flags.pin_dir, file.pin_dir).unwrap_or_else(|| PINS.into()),
         cgroup: path(flags.cgroup, file.cgroup),
         state_dir: path(flags.state_dir, file.state_dir).unwrap_or_else(|| STATE.into()),
-        edge: settings(&args.services, &file.services)?,
+        edge: EdgeSettings {
+            // In a cluster that is not ours somebody else may announce them.
+            announce: args.services.announce.or(file.services.announce).unwrap_or(false),
+            ..settings(&args.services, &file.services)?
+        },
     })
 }
 
@@ -121,7 +125,13 @@ mod tests {
     #[test]
     fn without_flags_everything_but_the_way_to_the_api_has_a_default() {
         let config = config(&args("")).unwrap();
-        assert_eq!(config.edge, EdgeSettings::default());
+        assert_eq!(
+            config.edge,
+            EdgeSettings {
+                announce: false,
+                ..EdgeSettings::default()
+            }
+        );
         assert!(config.api.kubeconfig.is_none() && !config.node_name.is_empty());
     }
 

@@ -1,6 +1,6 @@
 //! The supervisor of a cluster: owns the router's network namespace, keeps server and nodes running.
 use crate::keeper::{Keeper, Step, logged};
-use crate::layout::{Cluster, ETCD_PORT, Node, StoreKind, lan_addresses, lan_length};
+use crate::layout::{Cluster, ETCD_PORT, Node, POD_RANGES, StoreKind, lan_addresses, lan_length};
 use crate::process::Process;
 use crate::{config, kernel, node};
 use agent_network::Prefix;
@@ -157,6 +157,13 @@ fn router() -> Result<(), LinkError> {
                     STATIC,
                 )
                 .await?;
+        }
+        // The API server forwards requests to pods; the first node knows the way to those of all others.
+        for (range, via) in POD_RANGES.iter().zip(lan_addresses(11)) {
+            if let Ok(to) = range.parse() {
+                let via = Via::GatewayOn(via, switch);
+                netlink.add_route(&Route { to, via }, STATIC).await?;
+            }
         }
         Ok(())
     })

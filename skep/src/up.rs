@@ -23,6 +23,7 @@ struct ClusterConfig {
     nodes: Option<u8>,
     store: Option<StoreKind>,
     api_port: Option<u16>,
+    lb_pool: Option<Vec<agent_network::Prefix>>,
 }
 
 /// Starts the cluster and waits for its nodes.
@@ -68,6 +69,7 @@ fn with_file(mut args: UpArgs) -> Result<UpArgs> {
         args.nodes = args.nodes.or(file.nodes);
         args.store = args.store.or(file.store);
         args.api_port = args.api_port.or(file.api_port);
+        args.lb_pool = args.lb_pool.or(file.lb_pool);
     }
     Ok(args)
 }
