@@ -4,13 +4,14 @@
 //! time, the fewer writes each of them costs. Nothing is written before both lists have arrived in full and the node's own
 //! state is known, so an agent that starts never takes away what it has not yet heard of.
 use crate::edge::api::Remembered;
+use crate::edge::elect::Addresses;
 use crate::edge::facts::NodeFacts;
 use crate::edge::health::{self, Family, HealthPort, HealthPorts, LocalEndpoints};
 use crate::edge::metrics::ServiceMetrics;
 use crate::edge::ports::Health;
 use crate::edge::sources::{Listed, Seen, Sources};
 use agent_datapath::{Datapath, DatapathError};
-use agent_services::{Node, ObjectName, Planner, ServiceView, SliceView};
+use agent_services::{Node, ObjectName, Planner, ServiceView, SliceView, Unused};
 use datapath_abi::Settings;
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -35,6 +36,9 @@ const AT_ONCE: usize = 4096;
 /// The annotation by which the endpoint slice controller tells when what it wrote had changed.
 const TRIGGER: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
+/// The class of services whose addresses our own controller hands out.
+const BALANCER_CLASS: &str = "skep.io/pool";
+
 /// What the task needs besides the API and the data path.
 #[derive(Clone)]
 pub struct ServicesConfig {
@@ -48,6 +52,8 @@ pub struct ServicesConfig {
     pub health: Health,
     /// Are told what is written, and how long it takes.
     pub metrics: ServiceMetrics,
+    /// Is told which LoadBalancer addresses there are, and where their endpoints are.
+    pub addresses: watch::Sender<Addresses>,
     /// Is told where the API's endpoints are.
     pub remembered: Option<Arc<Remembered>>,
 }
@@ -92,6 +98,7 @@ pub async fn run(
         first: true,
         moments: Vec::new(),
         ports: HealthPorts::new(),
+        balancers: BTreeMap::new(),
         local: LocalEndpoints::default(),
         api: HashMap::new(),
         config,
@@ -146,6 +153,7 @@ struct Task {
     /// When what is not written yet had changed.
     moments: Vec<Timestamp>,
     ports: HealthPorts,
+    balancers: BTreeMap<ObjectName, Balancer>,
     local: LocalEndpoints,
     /// The endpoints of the API itself, by slice.
     api: HashMap<ObjectName, Vec<SocketAddr>>,
@@ -189,6 +197,22 @@ impl Task {
         self.config
             .health
             .set_ports(health::counted(&self.ports, &self.local));
+        let addresses = self.addresses();
+        self.config.addresses.send_if_modified(|known| {
+            let changed = *known != addresses;
+            *known = addresses;
+            changed
+        });
+    }
+
+    /// The LoadBalancer addresses, and under external policy Local the nodes with a ready endpoint.
+    fn addresses(&self) -> Addresses {
+        let mut all = Addresses::new();
+        for (name, balancer) in &self.balancers {
+            let nodes = balancer.local.then(|| ready_nodes(&self.planner, name));
+            all.extend(balancer.ips.iter().map(|ip| (*ip, nodes.clone())));
+        }
+        all
     }
 
     /// The node's state is known, or changed.
@@ -215,6 +239,10 @@ impl Task {
                 self.services.add(&view.as_ref().map(|v| v.name.clone()));
                 if let Some(view) = view {
                     self.health_port(&view.name, HealthPort::of(&s));
+                    match Balancer::of(&s) {
+                        Some(balancer) => drop(self.balancers.insert(view.name.clone(), balancer)),
+                        None => drop(self.balancers.remove(&view.name)),
+                    }
                     self.planner.service(view);
                 }
             }
@@ -233,6 +261,7 @@ impl Task {
 
     fn service_gone(&mut self, name: &ObjectName) {
         self.ports.remove(name);
+        self.balancers.remove(name);
         self.planner.service_gone(name);
     }
 
@@ -375,6 +404,42 @@ impl Task {
 fn changed_at(slice: &EndpointSlice) -> Option<Timestamp> {
     let notes = slice.metadata.annotations.as_ref()?;
     notes.get(TRIGGER)?.parse().ok()
+}
+
+/// A service whose addresses a node of the cluster has to answer for.
+struct Balancer {
+    ips: Vec<IpAddr>,
+    /// `externalTrafficPolicy: Local`.
+    local: bool,
+}
+
+impl Balancer {
+    /// `None` for other services, and for those of a class that others serve.
+    fn of(service: &Service) -> Option<Self> {
+        let spec = service.spec.as_ref()?;
+        let class = spec.load_balancer_class.as_deref();
+        if spec.type_.as_deref() != Some("LoadBalancer") || class.is_some_and(|class| class != BALANCER_CLASS)
+        {
+            return None;
+        }
+        let status = service.status.as_ref()?.load_balancer.as_ref()?;
+        let ours = status
+            .ingress
+            .iter()
+            .flatten()
+            .filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
+        let ips: Vec<IpAddr> = ours.filter_map(|i| i.ip.as_ref()?.parse().ok()).collect();
+        let local = spec.external_traffic_policy.as_deref() == Some("Local");
+        (!ips.is_empty()).then_some(Self { ips, local })
+    }
+}
+
+/// The nodes with a ready endpoint of a service.
+fn ready_nodes(planner: &Planner, service: &ObjectName) -> BTreeSet<Arc<str>> {
+    let ports = planner.endpoints(service).unwrap_or_default();
+    let endpoints = ports.iter().flat_map(|port| &port.endpoints);
+    let ready = endpoints.filter(|e| matches!(e.unused, None | Some(Unused::HintedElsewhere)));
+    ready.filter_map(|e| e.node.clone()).collect()
 }
 
 /// Whether the slice is one of the service `kubernetes`, which is the API itself.

@@ -100,14 +100,7 @@ impl NodeFacts {
 
     fn of(node: &Node) -> Self {
         let meta = &node.metadata;
-        let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
-        let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref());
-        let internal: Vec<IpAddr> = addresses
-            .into_iter()
-            .flatten()
-            .filter(|a| a.type_ == "InternalIP")
-            .filter_map(|a| a.address.parse().ok())
-            .collect();
+        let internal = internal_addresses(node);
         let first = |v4| internal.iter().find(move |ip| ip.is_ipv4() == v4).copied();
         Self {
             exists: true,
@@ -118,11 +111,32 @@ impl NodeFacts {
                 .and_then(|l| l.get(ZONE))
                 .map(|z| z.as_str().into()),
             deleting: meta.deletion_timestamp.is_some(),
-            to_be_deleted: taints.into_iter().flatten().any(|t| t.key == TO_BE_DELETED),
+            to_be_deleted: is_marked(node),
             primary: first(true).into_iter().chain(first(false)).collect(),
             ..Self::default()
         }
     }
+}
+
+/// The addresses at which other nodes reach a node.
+pub(super) fn internal_addresses(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref());
+    let internal = addresses
+        .into_iter()
+        .flatten()
+        .filter(|a| a.type_ == "InternalIP");
+    internal.filter_map(|a| a.address.parse().ok()).collect()
+}
+
+/// Whether the cluster autoscaler is about to delete it.
+fn is_marked(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_ref());
+    taints.into_iter().flatten().any(|t| t.key == TO_BE_DELETED)
+}
+
+/// Whether a node is being deleted, or about to be.
+pub(super) fn is_leaving(node: &Node) -> bool {
+    node.metadata.deletion_timestamp.is_some() || is_marked(node)
 }
 
 fn names(devices: &[Interface], choose: impl Fn(&Interface) -> bool) -> BTreeMap<String, u32> {

@@ -1,6 +1,8 @@
 //! What surrounds the service maps: the way to the API, the node's own state, health, metrics, announced addresses.
 
+pub mod announce;
 pub mod api;
+pub mod elect;
 pub mod facts;
 pub mod health;
 pub mod http;

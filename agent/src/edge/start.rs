@@ -1,6 +1,8 @@
 //! Starts the parts, in the order in which they need each other.
 
+use super::announce::{self, Election};
 use super::api::Remembered;
+use super::elect::Addresses;
 use super::facts::{self, NodeFacts};
 use super::health::LATE;
 use super::http::{Answer, Answers};
@@ -11,7 +13,8 @@ use super::upkeep;
 use crate::recorder::Events;
 use crate::services::{self, ServicesConfig};
 use agent_datapath::Datapath;
-use agent_network::interfaces;
+use agent_network::announce::Owned;
+use agent_network::interfaces::{self, Interface};
 use agent_network::link::LinkError;
 use k8s_openapi::api::core::v1::Node;
 use kube::Client;
@@ -61,10 +64,12 @@ pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
     );
     tasks.spawn_endless("node facts", watching);
     let (health, metrics) = (Health::new(LATE), ServiceMetrics::default());
+    let (addresses, balancers) = watch::channel(Addresses::new());
     let config = ServicesConfig {
         node_name: edge.node_name.clone(),
         facts: node.clone(),
         dns: edge.dns.clone(),
+        addresses,
         health: health.clone(),
         metrics: metrics.clone(),
         remembered: edge.remembered.clone(),
@@ -75,8 +80,33 @@ pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
         services::run(client, datapath, config, synced, shutdown)
     });
     look_after(&edge, &metrics, &node, tasks);
+    if edge.settings.announce {
+        announce_from(&edge, &metrics, devices, balancers, tasks);
+    }
     serve(&edge, health, &metrics, node, tasks);
     Ok(())
+}
+
+fn announce_from(
+    edge: &Edge,
+    metrics: &ServiceMetrics,
+    devices: watch::Receiver<Vec<Interface>>,
+    addresses: watch::Receiver<Addresses>,
+    tasks: &mut TaskSet,
+) {
+    let election = Election {
+        own: edge.node_name.clone(),
+        nodes: edge.nodes.clone(),
+        addresses,
+        port: edge.settings.health.map(|address| address.port()),
+        metrics: metrics.clone(),
+    };
+    let (owned, answered) = watch::channel(Owned::new());
+    tasks.spawn_endless("election", announce::run(election, owned));
+    tasks.spawn_endless(
+        "announced addresses",
+        agent_network::announce::run(devices, answered),
+    );
 }
 
 fn look_after(
