@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use agent_services::{
-    EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView,
+    EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView, Unused,
 };
-use datapath_abi::Proto;
+use datapath_abi::{FrontendFlags, Proto};
 
 fn planner() -> Planner {
     let node = Node {
@@ -146,4 +146,101 @@ fn an_address_that_moves_to_another_service_leads_there() {
     let owners: Vec<_> = maps.owners.values().map(|o| o.text().to_owned()).collect();
     assert_eq!(owners, ["ns/heir:p"]);
     assert_eq!(maps.frontends.len(), 2, "the port and the address itself");
+}
+
+#[test]
+fn an_address_that_the_node_answers_itself_is_known_with_and_without_its_service() {
+    let mut p = planner();
+    let mut maps = Existing::default();
+    p.service(service(Proto::UDP));
+    maps.apply(&p.plan());
+    let resolver = Node {
+        dns: vec!["10.96.0.1".parse().unwrap()],
+        ..p.node().clone()
+    };
+    p.set_node(resolver);
+    maps.apply(&p.plan());
+    assert_eq!(maps.inconsistencies(), Vec::<String>::new());
+    let here = |maps: &Existing| {
+        let all = maps.frontends.values();
+        (
+            all.clone().count(),
+            all.filter(|v| v.flags.has(FrontendFlags::HERE)).count(),
+        )
+    };
+    assert_eq!(here(&maps), (2, 2), "the port and the address itself");
+    p.service_gone(&ObjectName::new("ns", "web"));
+    maps.apply(&p.plan());
+    assert_eq!(here(&maps), (1, 1));
+    p.set_node(Node {
+        dns: Vec::new(),
+        ..p.node().clone()
+    });
+    maps.apply(&p.plan());
+    assert_eq!(maps, Existing::default());
+}
+
+#[test]
+fn a_removed_address_ends_the_flows_that_came_by_it() {
+    let mut p = planner();
+    let mut s = service(Proto::UDP);
+    s.external_ips = vec!["192.0.2.1".parse().unwrap()];
+    p.service(s.clone());
+    p.slice(slice(Proto::UDP, &[(1, true, true, false)]));
+    p.plan();
+    assert!(p.has_external_fronts());
+    s.external_ips.clear();
+    p.service(s);
+    let changes = p.plan();
+    assert_eq!(changes.ended, vec![], "its endpoints go on");
+    assert_eq!(changes.ended_fronts.len(), 1);
+    assert_eq!(changes.backends, vec![], "no slot is written again");
+    assert!(!p.has_external_fronts());
+}
+
+#[test]
+fn it_is_told_why_an_endpoint_is_not_used() {
+    let mut p = planner();
+    p.service(service(Proto::TCP));
+    p.slice(slice(
+        Proto::TCP,
+        &[
+            (1, true, true, false),
+            (2, false, true, true),
+            (3, false, false, false),
+        ],
+    ));
+    p.plan();
+    let facts = p.endpoints(&ObjectName::new("ns", "web")).unwrap();
+    let why: Vec<_> = facts[0].endpoints.iter().map(|e| e.unused).collect();
+    assert_eq!(why, [None, Some(Unused::Terminating), Some(Unused::NotReady)]);
+    assert!(p.endpoints(&ObjectName::new("ns", "other")).is_none());
+}
+
+#[test]
+fn a_service_is_read_as_far_as_packets_go() {
+    let read = |spec: serde_json::Value| {
+        let object = serde_json::json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec,
+            "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.4"}, {"ip": "198.51.100.8", "ipMode": "Proxy"}]}}});
+        ServiceView::of(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let view = read(serde_json::json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.041", "externalTrafficPolicy": "Local", "healthCheckNodePort": 345,
+        "loadBalancerSourceRanges": [" 203.0.113.77/25 ", "nonsense"], "sessionAffinity": "ClientIP",
+        "ports": [{"port": 80, "nodePort": 30080}],
+    }));
+    assert_eq!(
+        view.cluster_ips,
+        ["10.96.0.41".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(
+        view.balancer_ips,
+        ["198.51.100.4".parse::<std::net::IpAddr>().unwrap()]
+    );
+    assert_eq!(view.source_ranges, [("203.0.113.0".parse().unwrap(), 25)]);
+    assert_eq!((view.affinity, view.health_port), (10_800, Some(345)));
+    assert_eq!(view.ports[0].node_port, 30_080);
+    let named =
+        read(serde_json::json!({"type": "ExternalName", "clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
+    assert_eq!(named, ServiceView::new(ObjectName::new("ns", "web")));
 }

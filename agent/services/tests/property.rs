@@ -6,7 +6,7 @@ use agent_services::{
 };
 use datapath_abi::{BackendKey, FrontendKey, FrontendValue, Owner, Proto};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Something that is observed.
@@ -47,20 +47,48 @@ fn service() -> impl Strategy<Value = ServiceView> {
         ],
         1..4,
     );
-    (service_name(), ips, ports, any::<bool>()).prop_map(|(name, ips, ports, internal_local)| ServiceView {
-        cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-        ports: ports
-            .into_iter()
-            .map(|(name, proto, port)| PortView {
-                name: name.into(),
-                proto,
-                port,
-                node_port: 0,
-            })
-            .collect(),
-        internal_local,
-        ..ServiceView::new(name)
-    })
+    let external = proptest::sample::subsequence(vec!["192.0.2.1", "192.0.2.2", "2001:db8::9"], 0..3);
+    let balancer = proptest::sample::subsequence(vec!["192.0.2.1", "198.51.100.1", "2001:db8::8"], 0..2);
+    let ranges = proptest::sample::subsequence(
+        vec![("203.0.113.0", 25), ("192.168.0.0", 16), ("2001:db8::", 32)],
+        0..3,
+    );
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (service_name(), ips, ports, external, balancer, ranges, flags).prop_map(
+        |(
+            name,
+            ips,
+            ports,
+            external,
+            balancer,
+            ranges,
+            (internal_local, external_local, kept, node_ports),
+        )| {
+            let parse = |ips: Vec<&str>| ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            ServiceView {
+                cluster_ips: parse(ips),
+                external_ips: parse(external),
+                balancer_ips: parse(balancer),
+                source_ranges: ranges
+                    .iter()
+                    .map(|(ip, bits)| (ip.parse().unwrap(), *bits))
+                    .collect(),
+                ports: ports
+                    .into_iter()
+                    .map(|(name, proto, port)| PortView {
+                        name: name.into(),
+                        proto,
+                        port,
+                        node_port: if node_ports { 30_000 + port } else { 0 },
+                    })
+                    .collect(),
+                internal_local,
+                external_local,
+                affinity: if kept { 10 } else { 0 },
+                ..ServiceView::new(name)
+            }
+        },
+    )
 }
 
 fn endpoint() -> impl Strategy<Value = EndpointView> {
@@ -112,6 +140,9 @@ fn event() -> impl Strategy<Value = Event> {
 fn planner(existing: Existing) -> Planner {
     let node = Node {
         name: "here".into(),
+        addresses: vec!["192.168.0.2".parse().unwrap(), "2001:db8::2".parse().unwrap()],
+        node_port_addresses: vec!["192.168.0.2".parse().unwrap()],
+        dns: vec!["10.96.0.3".parse().unwrap()],
         ..Node::default()
     };
     Planner::new(node, existing)
@@ -141,20 +172,6 @@ impl Cluster {
     }
 }
 
-/// Every frontend leads to all its slots; other leftovers are allowed in the middle of a change.
-fn leads_nowhere(maps: &Existing) -> Option<String> {
-    maps.frontends.iter().find_map(|(key, v)| {
-        let missing = (0..v.count.max(v.local)).find(|&slot| {
-            !maps.backends.contains_key(&BackendKey {
-                set: v.set,
-                generation: v.generation,
-                slot,
-            })
-        })?;
-        Some(format!("{key:?} leads to slot {missing} of {v:?}"))
-    })
-}
-
 /// Carries out changes one entry at a time, in their order; stops after `most` entries.
 fn write(maps: &mut Existing, c: &Changes, most: usize) -> Result<(), String> {
     let mut steps: Vec<Changes> = Vec::new();
@@ -165,18 +182,25 @@ fn write(maps: &mut Existing, c: &Changes, most: usize) -> Result<(), String> {
     };
     steps.extend(c.owners.iter().map(|e| one(&|c| c.owners.push(*e))));
     steps.extend(c.backends.iter().map(|e| one(&|c| c.backends.push(*e))));
+    steps.extend(c.members.iter().map(|e| one(&|c| c.members.push(*e))));
+    steps.extend(c.maglev.iter().map(|e| one(&|c| c.maglev.push(*e))));
+    steps.extend(c.ranges.iter().map(|e| one(&|c| c.ranges.push(*e))));
     steps.extend(c.frontends.iter().map(|e| one(&|c| c.frontends.push(*e))));
     steps.extend(
         c.gone_frontends
             .iter()
             .map(|e| one(&|c| c.gone_frontends.push(*e))),
     );
+    steps.extend(c.gone_ranges.iter().map(|e| one(&|c| c.gone_ranges.push(*e))));
+    steps.extend(c.gone_maglev.iter().map(|e| one(&|c| c.gone_maglev.push(*e))));
+    steps.extend(c.gone_members.iter().map(|e| one(&|c| c.gone_members.push(*e))));
     steps.extend(c.gone_backends.iter().map(|e| one(&|c| c.gone_backends.push(*e))));
     steps.extend(c.gone_owners.iter().map(|e| one(&|c| c.gone_owners.push(*e))));
     for step in steps.iter().take(most) {
         maps.apply(step);
-        if let Some(wrong) = leads_nowhere(maps) {
-            return Err(format!("{wrong} after {step:?}"));
+        let wrong = maps.dangling();
+        if !wrong.is_empty() {
+            return Err(format!("{wrong:?} after {step:?}"));
         }
     }
     Ok(())
@@ -186,7 +210,7 @@ fn write(maps: &mut Existing, c: &Changes, most: usize) -> Result<(), String> {
 fn meaning(maps: &Existing) -> Vec<String> {
     let owner = |v: &FrontendValue| maps.owners.get(&v.set).map_or("?", Owner::text).to_owned();
     let line = |k: &FrontendKey, v: &FrontendValue| {
-        let slots: Vec<_> = (0..v.count)
+        let slots: Vec<_> = (0..v.slots())
             .map(|slot| {
                 maps.backends.get(&BackendKey {
                     set: v.set,
@@ -195,7 +219,22 @@ fn meaning(maps: &Existing) -> Vec<String> {
                 })
             })
             .collect();
-        format!("{k:?} {} {:?} {} {slots:?}", owner(v), v.flags, v.local)
+        let mut ranges: Vec<_> = maps
+            .ranges
+            .iter()
+            .filter(|r| r.set == v.set.0.to_be_bytes())
+            .map(|r| (r.bits, r.addr))
+            .collect();
+        ranges.sort();
+        format!(
+            "{k:?} {} {:?} {} {} {} {} {slots:?} {ranges:?}",
+            owner(v),
+            v.flags,
+            v.count,
+            v.local,
+            v.local_first,
+            v.affinity
+        )
     };
     let mut lines: Vec<_> = maps.frontends.iter().map(|(k, v)| line(k, v)).collect();
     lines.sort();
@@ -205,8 +244,19 @@ fn meaning(maps: &Existing) -> Vec<String> {
 /// Services whose addresses nobody else has: for those the outcome does not depend on who came first.
 fn addresses_are_unique(cluster: &Cluster) -> bool {
     let mut seen = std::collections::HashSet::new();
-    let mut ips = cluster.services.values().flat_map(|s| &s.cluster_ips);
-    ips.all(|ip| seen.insert(*ip))
+    let fronts = |s: &ServiceView| {
+        let external: BTreeSet<IpAddr> = s.external_ips.iter().chain(&s.balancer_ips).copied().collect();
+        let node_ports = s.ports.iter().any(|p| p.node_port != 0);
+        let node = node_ports.then(|| "192.168.0.2".parse().unwrap());
+        s.cluster_ips
+            .iter()
+            .copied()
+            .chain(external)
+            .chain(node)
+            .collect::<Vec<_>>()
+    };
+    let mut ips = cluster.services.values().flat_map(fronts);
+    ips.all(|ip| seen.insert(ip))
 }
 
 proptest! {

@@ -63,6 +63,20 @@ fn pseudo(src: Address, dst: Address, proto: Proto, len: usize) -> u32 {
     addresses + u32::from(proto.0) + len as u32
 }
 
+/// Writes the transport checksum anew; it stands `at` bytes behind the start of the transport header.
+pub(crate) fn sum_up(bytes: &mut [u8], at: usize) {
+    let p = parse(bytes).unwrap();
+    let l4 = p.l4 as usize;
+    bytes[l4 + at..l4 + at + 2].fill(0);
+    let pseudo = if p.proto == Proto::ICMP {
+        0
+    } else {
+        pseudo(p.src, p.dst, p.proto, bytes.len() - l4)
+    };
+    let check = !fold(pseudo + sum_of(&bytes[l4..]));
+    bytes[l4 + at..l4 + at + 2].copy_from_slice(&check.to_be_bytes());
+}
+
 /// Whether the IPv4 header's and the transport's checksums are right.
 pub(crate) fn checksums_hold(bytes: &[u8]) -> bool {
     let p = parse(bytes).unwrap();
