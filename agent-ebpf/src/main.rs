@@ -2,9 +2,12 @@
 #![no_std]
 #![no_main]
 
+mod flows;
 mod maps;
 mod packet;
+mod run;
 mod socket;
+mod xdp;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,12 +1,15 @@
 //! The maps and what the logic asks of them. Sizes here are for a small node; the loader sets the real ones.
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
+use core::cell::Cell;
+use core::hint::black_box;
 use datapath_abi::{
-    Address, Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts,
-    FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey, Owner, Reason, ReplyKey, ReplyValue,
-    Settings, SocketRecord,
+    Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
+    FrontendValue, Maglev, MaglevKey, Member, MemberKey, Owner, Reason, ReplyKey, ReplyValue, SetCounts,
+    SetId, Settings, SocketRecord, SourceRangeKey,
 };
 use datapath_logic::Tables;
 
@@ -26,6 +29,8 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 1024> = LruHashMap::new()
 pub static MEMBERS: HashMap<MemberKey, Member, 1024, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static MAGLEV: HashMap<MaglevKey, Maglev, 1024, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static SET_COUNTS: PerCpuHashMap<u32, SetCounts, 1024, NO_PREALLOC> = PerCpuHashMap::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 1024> = LruHashMap::new();
 #[btf_map]
@@ -49,15 +54,56 @@ pub fn count(reason: Reason) {
     }
 }
 
+/// Counts something for one set. Its entry is made when it is first used: most services of a cluster are not, on one node.
+#[inline(always)]
+pub fn tally(set: SetId, what: impl FnOnce(&mut SetCounts)) {
+    let counts = SET_COUNTS.get_ptr_mut(&set.0).or_else(|| {
+        let _ = SET_COUNTS.insert(&set.0, &SetCounts::default(), BPF_NOEXIST as u64);
+        SET_COUNTS.get_ptr_mut(&set.0)
+    });
+    // SAFETY: as for `count`.
+    if let Some(counts) = counts.and_then(|c| unsafe { c.as_mut() }) {
+        what(counts);
+    }
+}
+
 /// The tables in the kernel.
-pub struct Kernel;
+#[derive(Default)]
+pub struct Kernel {
+    /// The set of the frontend that was found last: whose refusal a refusal is.
+    found: Cell<SetId>,
+}
+
+impl Kernel {
+    /// The set of the frontend that was found last.
+    #[inline(always)]
+    pub fn found(&self) -> Option<SetId> {
+        let set = self.found.get();
+        (set != SetId::default()).then_some(set)
+    }
+
+    /// Counts a refusal for the service that was asked for, if it was one.
+    #[inline(always)]
+    pub fn refused(&self) {
+        if self.found.get() != SetId::default() {
+            tally(self.found.get(), |c| c.refusals += 1);
+        }
+    }
+}
 
 impl Tables for Kernel {
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
         // SAFETY: the element may be replaced, never changed in place; it is copied at once and freed only after a grace
         // period.
-        unsafe { FRONTENDS.get(key).copied() }
+        let value = unsafe { FRONTENDS.get(key).copied() }?;
+        self.found.set(value.set);
+        Some(value)
     }
 
     #[inline(always)]
@@ -66,9 +112,51 @@ impl Tables for Kernel {
         unsafe { BACKENDS.get(key).copied() }
     }
 
+    // A function of its own, for the stack's sake.
+    #[inline(never)]
+    fn admits(&self, key: &SourceRangeKey) -> bool {
+        let mut data = [0; 20];
+        data[..4].copy_from_slice(&key.set);
+        data[4..].copy_from_slice(&key.addr.v6_bytes());
+        SOURCE_RANGES.get(&Key::new(key.bits, data)).is_some()
+    }
+
     #[inline(always)]
-    fn is_service_address(&self, addr: Address) -> bool {
-        SETTINGS.get(0).is_some_and(|s| s.is_service_address(addr))
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        // SAFETY: as for frontends.
+        unsafe { MEMBERS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16> {
+        // SAFETY: as for frontends; one place is read.
+        let table = unsafe { MAGLEV.get(key) }?;
+        // The compiler knows how `place` came about, and would check its bounds in a way that the verifier does not follow.
+        table.0.get(black_box(place as usize)).copied()
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // SAFETY: the value is copied at once. One that another CPU changes meanwhile may mix two endpoints: that is no member
+        // of the set, or one of its endpoints all the same.
+        unsafe { AFFINITY.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn keep_affinity(&self, key: &AffinityKey, value: &Affinity) {
+        // SAFETY: as for reading.
+        match AFFINITY.get_ptr_mut(key).and_then(|p| unsafe { p.as_mut() }) {
+            Some(kept) => *kept = *value,
+            None => {
+                let _ = AFFINITY.insert(key, value, BPF_ANY as u64);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and has no preconditions.
+        unsafe { bpf_ktime_get_ns() }
     }
 
     #[inline(always)]

@@ -1,19 +1,18 @@
 //! TC programs: the same decisions per packet, for clients that the socket hooks do not serve.
-use crate::maps::{FLOWS, Kernel, count};
+use crate::maps::{Kernel, count};
+use crate::run::{Run, current, step, without_packet};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::{
-    bpf_csum_diff, bpf_ktime_get_ns, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use core::mem::MaybeUninit;
-use datapath_abi::{Flow, FlowKey, Proto, Reason};
-use datapath_logic::flow::{Known, Seen, advance};
-use datapath_logic::forward::{self, Verdict};
-use datapath_logic::packet::{ETHERNET, NotParsed, parse};
-use datapath_logic::rewrite::{IPV4_CHECK, Rewrite};
-use datapath_logic::{FlowTable, Packet, Parsed, reject};
+use datapath_abi::{Proto, Reason, SetId};
+use datapath_logic::forward::{self, Gate, Step, Verdict, Work};
+use datapath_logic::packet::{ETHERNET, Mend, NotParsed, parse};
+use datapath_logic::{Packet, PacketMut, Parsed, reject, rewrite};
 
 /// Go on; with clsact and TCX alike.
 const PASS: i32 = TC_ACT_OK as i32;
@@ -33,6 +32,63 @@ impl Packet for Skb {
     }
 }
 
+impl PacketMut for Skb {
+    #[inline(always)]
+    fn write<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> bool {
+        self.store(at, bytes)
+    }
+
+    /// Through the helpers that know how far a checksum is left to the hardware.
+    #[inline(always)]
+    fn mend<const N: usize>(&mut self, check: u32, old: &[u8; N], new: &[u8; N], mend: Mend) -> bool {
+        let (from, to, size) = match N {
+            2 => (word(old), word(new), 2),
+            4 => (word(old), word(new), 4),
+            // The helper takes a difference where it gets no size.
+            _ => match difference(old, new) {
+                Some(diff) => (0, diff, 0),
+                None => return false,
+            },
+        };
+        match mend {
+            // SAFETY: the context is valid; the helper checks the offset.
+            Mend::Header => unsafe { bpf_l3_csum_replace(self.0, check, from, to, size) == 0 },
+            Mend::Transport { pseudo, udp } => {
+                // A UDP checksum of zero stays zero, and never comes out as zero.
+                let zero = if udp { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+                let header = if pseudo { BPF_F_PSEUDO_HDR as u64 } else { 0 };
+                // SAFETY: as above.
+                unsafe { bpf_l4_csum_replace(self.0, check, from, to, zero | header | size) == 0 }
+            }
+        }
+    }
+}
+
+/// Up to four bytes as the helpers want them.
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N]) -> u64 {
+    if N == 2 {
+        u16::from_ne_bytes([bytes[0], bytes[1]]) as u64
+    } else {
+        u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as u64
+    }
+}
+
+#[inline(always)]
+fn difference<const N: usize>(old: &[u8; N], new: &[u8; N]) -> Option<u64> {
+    // SAFETY: both arrays have N bytes, a multiple of four as the helper wants, and are only read.
+    let diff = unsafe {
+        bpf_csum_diff(
+            old.as_ptr().cast_mut().cast(),
+            N as u32,
+            new.as_ptr().cast_mut().cast(),
+            N as u32,
+            0,
+        )
+    };
+    (diff >= 0).then_some(diff as u64)
+}
+
 impl Skb {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -42,40 +98,87 @@ impl Skb {
 
     /// Writes bytes; checksums are the caller's business.
     #[inline(always)]
-    fn write<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
+    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
         // SAFETY: the helper reads N bytes from the array.
         unsafe { bpf_skb_store_bytes(self.0.cast(), at, bytes.as_ptr().cast(), N as u32, 0) == 0 }
     }
 }
 
-impl FlowTable for Kernel {
+/// Parses; 0 for what cannot be. Only packets to services are ours to drop: a malformed one may be anybody's, and the stack
+/// behind us drops it anyway.
+///
+/// # Safety
+/// `skb` is the context that the kernel passed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn parse_packet(skb: *mut __sk_buff, from_pod: u32) -> u32 {
+    let Some(run) = current() else {
+        return 0;
+    };
+    let skb = Skb(skb);
+    let gate = if from_pod != 0 { Gate::Pod } else { Gate::Uplink };
+    match parse(&skb) {
+        Ok(p) => {
+            run.work = Work::new(&p, skb.len(), gate);
+            run.found = SetId::default();
+            1
+        }
+        Err(NotParsed::OtherProtocol) => 0,
+        Err(NotParsed::Malformed) => {
+            count(Reason::PacketMalformed);
+            0
+        }
+    }
+}
+
+/// A packet and what is known of it.
+struct Steps<'a> {
+    skb: *mut __sk_buff,
+    run: &'a mut Run,
+}
+
+impl forward::Steps for Steps<'_> {
     #[inline(always)]
-    fn now(&self) -> u64 {
-        // SAFETY: the helper takes nothing and has no preconditions.
-        unsafe { bpf_ktime_get_ns() }
+    fn work(&mut self) -> &mut Work {
+        &mut self.run.work
     }
 
     #[inline(always)]
-    fn touch(&self, key: &FlowKey, seen: &Seen) -> Option<Known> {
-        // SAFETY: the entry stays readable and writable for this run, even if it is evicted meanwhile; two packets of one
-        // flow on two CPUs may lose a count, nothing else.
-        let flow = unsafe { FLOWS.get_ptr_mut(key)?.as_mut()? };
-        Some(advance(flow, seen))
+    fn run(&mut self, step: Step) -> bool {
+        match step {
+            // SAFETY: this program's own context.
+            Step::ErrorIn => unsafe { step_error_in(self.skb) != 0 },
+            // SAFETY: as above.
+            Step::ErrorOut => unsafe { step_error_out(self.skb) != 0 },
+            other => without_packet(other),
+        }
     }
+}
 
-    #[inline(always)]
-    fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
-        FLOWS.insert(key, flow, 0).is_ok()
-    }
+/// # Safety
+/// `skb` is the context that the kernel passed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn step_error_in(skb: *mut __sk_buff) -> u32 {
+    step(Step::ErrorIn, &Skb(skb))
+}
+
+/// # Safety
+/// `skb` is the context that the kernel passed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn step_error_out(skb: *mut __sk_buff) -> u32 {
+    step(Step::ErrorOut, &Skb(skb))
 }
 
 /// The way out of every program: counts, and turns the verdict into the kernel's.
 #[inline(always)]
-fn carry_out(skb: &Skb, p: &Parsed, verdict: Verdict) -> i32 {
-    match verdict {
+fn carry_out(skb: *mut __sk_buff, run: &Run) -> i32 {
+    match run.work.verdict {
         Verdict::Pass => PASS,
-        Verdict::Rewrite(r, reason) => {
-            if rewrite(skb, &r) {
+        Verdict::Rewrite(_, reason) => {
+            // SAFETY: this program's own context.
+            if unsafe { rewrite_packet(skb) } != 0 {
                 count(reason);
                 PASS
             } else {
@@ -84,13 +187,26 @@ fn carry_out(skb: &Skb, p: &Parsed, verdict: Verdict) -> i32 {
             }
         }
         Verdict::Reject(reason) => {
-            count(reason);
-            reject(skb, p)
+            run.refuse(reason);
+            reject(&Skb(skb), &run.work.p)
         }
         Verdict::Drop(reason) => {
-            count(reason);
+            run.refuse(reason);
             DROP
         }
+    }
+}
+
+/// Carries out the rewrite that was decided; 0 where the kernel does not let us.
+///
+/// # Safety
+/// `skb` is the context that the kernel passed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn rewrite_packet(skb: *mut __sk_buff) -> u32 {
+    match current().map(|run| &run.work.verdict) {
+        Some(Verdict::Rewrite(r, _)) => rewrite::apply(&mut Skb(skb), r) as u32,
+        _ => 0,
     }
 }
 
@@ -141,7 +257,7 @@ answer!(unreachable6, 96);
 fn replace<const N: usize>(skb: &Skb, bytes: &[u8; N]) -> bool {
     // SAFETY: the context is valid; the helper takes a length.
     let resized = unsafe { bpf_skb_change_tail(skb.0, ETHERNET + N as u32, 0) == 0 };
-    resized && skb.write(ETHERNET, bytes) && turn(skb)
+    resized && skb.store(ETHERNET, bytes) && turn(skb)
 }
 
 /// Exchanges source and destination of the Ethernet header.
@@ -150,7 +266,7 @@ fn turn(skb: &Skb) -> bool {
     let Some(h) = skb.read::<12>(0) else {
         return false;
     };
-    skb.write(
+    skb.store(
         0,
         &[
             h[6], h[7], h[8], h[9], h[10], h[11], h[0], h[1], h[2], h[3], h[4], h[5],
@@ -158,104 +274,53 @@ fn turn(skb: &Skb) -> bool {
     )
 }
 
-/// Applies a rewrite through the helpers that know how far the checksum is left to the hardware.
-#[inline(always)]
-fn rewrite(skb: &Skb, r: &Rewrite) -> bool {
-    let (old_port, new_port) = (r.old_port.raw(), r.new_port.raw());
-    let check = r.check_at();
-    // A UDP checksum of zero stays zero, and never comes out as zero.
-    let mangled = if r.proto == Proto::UDP {
-        BPF_F_MARK_MANGLED_0 as u64
-    } else {
-        0
-    };
-    let pseudo = mangled | BPF_F_PSEUDO_HDR as u64;
-    let addresses = if r.old_addr.is_v4() {
-        ipv4(skb, r, check, pseudo)
-    } else {
-        ipv6(skb, r, check, pseudo)
-    };
-    // SAFETY: the context is valid; the helper checks the offset.
-    let ports =
-        unsafe { bpf_l4_csum_replace(skb.0, check, old_port as u64, new_port as u64, mangled | 2) == 0 };
-    addresses && ports && skb.write(r.port_at(), &new_port.to_ne_bytes())
-}
-
-#[inline(always)]
-fn ipv4(skb: &Skb, r: &Rewrite, check: u32, pseudo: u64) -> bool {
-    let (old, new) = (r.old_addr.v4_word(), r.new_addr.v4_word());
-    // SAFETY: the context is valid; the helpers check the offsets.
-    unsafe {
-        bpf_l4_csum_replace(skb.0, check, old as u64, new as u64, pseudo | 4) == 0
-            && bpf_l3_csum_replace(skb.0, IPV4_CHECK, old as u64, new as u64, 4) == 0
-            && skb.write(r.addr_at(), &new.to_ne_bytes())
-    }
-}
-
-#[inline(always)]
-fn ipv6(skb: &Skb, r: &Rewrite, check: u32, pseudo: u64) -> bool {
-    let (mut old, mut new) = (r.old_addr.words(), r.new_addr.words());
-    // SAFETY: both arrays are 16 bytes, as the helper is told; the context is valid and the helpers check offsets.
-    unsafe {
-        let diff = bpf_csum_diff(old.as_mut_ptr(), 16, new.as_mut_ptr(), 16, 0);
-        diff >= 0
-            && bpf_l4_csum_replace(skb.0, check, 0, diff as u64, pseudo) == 0
-            && skb.write(r.addr_at(), &r.new_addr.v6_bytes())
-    }
-}
-
-/// Parses, or says what to do with what cannot be parsed. Only packets to services are ours to drop: a malformed one may be
-/// anybody's, and the stack behind us drops it anyway.
-#[inline(always)]
-fn parsed(skb: &Skb) -> Result<Parsed, i32> {
-    match parse(skb) {
-        Ok(p) => Ok(p),
-        Err(NotParsed::OtherProtocol) => Err(PASS),
-        Err(NotParsed::Malformed) => {
-            count(Reason::PacketMalformed);
-            Err(PASS)
+/// One hook: its decision in between of what is the same for all.
+macro_rules! hook {
+    ($(#[$doc:meta])* $name:ident, $gate:literal, $decide:ident) => {
+        $(#[$doc])*
+        #[classifier]
+        pub fn $name(ctx: TcContext) -> i32 {
+            let skb = ctx.skb.skb;
+            if $gate == UPLINK && !forward::serves_uplink(&Kernel::default()) {
+                return PASS;
+            }
+            // SAFETY: this program's own context.
+            if unsafe { parse_packet(skb, $gate) } == 0 {
+                return PASS;
+            }
+            let Some(run) = current() else {
+                return PASS;
+            };
+            let mut steps = Steps { skb, run };
+            forward::$decide(&mut steps);
+            carry_out(skb, steps.run)
         }
-    }
+    };
 }
 
-#[inline(always)]
-fn request(ctx: &TcContext) -> i32 {
-    let skb = Skb(ctx.skb.skb);
-    match parsed(&skb) {
-        Ok(p) => carry_out(&skb, &p, forward::request(&Kernel, &p, skb.len())),
-        Err(action) => action,
-    }
-}
+const UPLINK: u32 = 0;
 
-#[inline(always)]
-fn reply(ctx: &TcContext) -> i32 {
-    let skb = Skb(ctx.skb.skb);
-    match parsed(&skb) {
-        Ok(p) => carry_out(&skb, &p, forward::reply(&Kernel, &p, skb.len())),
-        Err(action) => action,
-    }
-}
-
-/// Ingress of a pod's device on the host's side: packets from the pod.
-#[classifier]
-pub fn from_pod(ctx: TcContext) -> i32 {
-    request(&ctx)
-}
-
-/// Egress of a pod's device on the host's side: packets to the pod.
-#[classifier]
-pub fn to_pod(ctx: TcContext) -> i32 {
-    reply(&ctx)
-}
-
-/// Ingress of a device that leads out of the node: packets from other machines.
-#[classifier]
-pub fn from_uplink(ctx: TcContext) -> i32 {
-    request(&ctx)
-}
-
-/// Egress of a device that leads out of the node: packets to other machines.
-#[classifier]
-pub fn to_uplink(ctx: TcContext) -> i32 {
-    reply(&ctx)
-}
+hook!(
+    /// Ingress of a pod's device on the host's side: packets from the pod.
+    from_pod,
+    1,
+    arrive
+);
+hook!(
+    /// Egress of a pod's device on the host's side: packets to the pod.
+    to_pod,
+    1,
+    leave
+);
+hook!(
+    /// Ingress of a device that leads out of the node: packets from other machines.
+    from_uplink,
+    0,
+    arrive
+);
+hook!(
+    /// Egress of a device that leads out of the node: packets to other machines.
+    to_uplink,
+    0,
+    leave
+);

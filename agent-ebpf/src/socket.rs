@@ -1,12 +1,13 @@
 //! Socket hooks: the endpoint is chosen once per connection, packets are never touched.
-use crate::maps::{Kernel, REPLIES, SOCKETS, count};
+use crate::maps::{Kernel, REPLIES, SOCKETS, count, tally};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_get};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_get};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use core::ptr::{addr_of, addr_of_mut, null_mut};
 use datapath_abi::{Address, Be16, Proto, Reason, ReplyKey, ReplyValue, SocketRecord};
+use datapath_logic::choose::Front;
 use datapath_logic::socket::{self, Verdict};
 
 /// Go on with the system call.
@@ -83,15 +84,33 @@ fn set_port(ctx: *mut bpf_sock_addr, port: Be16) {
     unsafe { addr_of_mut!((*ctx).user_port).write_volatile(port.raw() as u32) }
 }
 
-/// TCP or UDP; `None` for what no service can have.
+/// TCP, UDP or SCTP; `None` for what no service can have.
 #[inline(always)]
 fn proto(ctx: *mut bpf_sock_addr) -> Option<Proto> {
     // SAFETY: as for addresses.
     match unsafe { addr_of!((*ctx).protocol).read_volatile() } {
         6 => Some(Proto::TCP),
         17 => Some(Proto::UDP),
+        132 => Some(Proto::SCTP),
         _ => None,
     }
+}
+
+/// Where the call goes.
+#[inline(always)]
+fn front<F: Family>(ctx: &SockAddrContext, proto: Proto) -> Front {
+    Front {
+        addr: F::peer(ctx.sock_addr),
+        port: port(ctx.sock_addr),
+        proto,
+    }
+}
+
+/// The cookie of the caller's network namespace.
+#[inline(always)]
+fn netns(ctx: &SockAddrContext) -> u64 {
+    // SAFETY: the helper accepts this context.
+    unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
 #[inline(always)]
@@ -114,8 +133,9 @@ fn keep(ctx: &SockAddrContext, record: &mut SocketRecord) {
 
 /// The one way to say no: the caller gets ECONNREFUSED (over UDP on kernels before 5.18: EPERM), at once.
 #[inline(always)]
-fn refuse<F: Family>(ctx: &SockAddrContext, proto: Proto, reason: Reason) -> i32 {
+fn refuse<F: Family>(tables: &Kernel, ctx: &SockAddrContext, proto: Proto, reason: Reason) -> i32 {
     count(reason);
+    tables.refused();
     // SAFETY: a read-only global that the loader sets; volatile so that the compiler does not take its default for granted.
     if unsafe { addr_of!(HAS_SET_RETVAL).read_volatile() } == 1 {
         // SAFETY: the helper sets this call's result and nothing else.
@@ -137,12 +157,13 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     let Some(proto) = proto(ctx.sock_addr) else {
         return ALLOW;
     };
-    match socket::connect(&Kernel, F::peer(ctx.sock_addr), port(ctx.sock_addr), proto) {
+    let tables = Kernel::default();
+    match socket::connect(&tables, &front::<F>(ctx, proto), netns(ctx)) {
         Verdict::Pass => {
             forget(ctx);
             ALLOW
         }
-        Verdict::Refuse(reason) => refuse::<F>(ctx, proto, reason),
+        Verdict::Refuse(reason) => refuse::<F>(&tables, ctx, proto, reason),
         Verdict::To { mut record, .. } => {
             if proto == Proto::UDP {
                 remember(ctx, &record);
@@ -151,6 +172,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);
             count(Reason::SocketConnected);
+            tally(record.set, |c| c.connections += 1);
             ALLOW
         }
     }
@@ -167,15 +189,16 @@ fn forget(ctx: &SockAddrContext) {
 
 #[inline(always)]
 fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
-    let (addr, to) = (F::peer(ctx.sock_addr), port(ctx.sock_addr));
-    match socket::send(&Kernel, addr, to, Proto::UDP, record(ctx)) {
+    let tables = Kernel::default();
+    match socket::send(&tables, &front::<F>(ctx, Proto::UDP), netns(ctx), record(ctx)) {
         Verdict::Pass => ALLOW,
-        Verdict::Refuse(reason) => refuse::<F>(ctx, Proto::UDP, reason),
+        Verdict::Refuse(reason) => refuse::<F>(&tables, ctx, Proto::UDP, reason),
         Verdict::To { mut record, renewed } => {
             if renewed {
                 remember(ctx, &record);
                 keep(ctx, &mut record);
                 count(Reason::SocketSent);
+                tally(record.set, |c| c.connections += 1);
             }
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);
@@ -185,8 +208,8 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
 }
 
 /// An unconnected socket may talk to many services at once: answers of each endpoint find their service here. A connected one
-/// is found here by user space when its endpoint goes.
-#[inline(always)]
+/// is found here by user space when its endpoint goes. (A function of its own, for the stack's sake.)
+#[inline(never)]
 fn remember(ctx: &SockAddrContext, record: &SocketRecord) {
     let key = ReplyKey::new(cookie(ctx), record.backend, record.backend_port);
     let value = ReplyValue {

@@ -3,17 +3,19 @@ use crate::attach::{self, Role};
 use crate::collect::{self, Collected, Connection};
 use crate::dump::{Dump, Pins};
 use crate::error::DatapathError;
+use crate::migrate;
 use crate::object;
 use crate::size::Sizes;
 use crate::sockets;
 use crate::stale::Stale;
-use crate::table::{Single, Table};
+use crate::table::{PerCpu, Single, Table};
 use crate::xdp::{self, XdpChoice, XdpMode};
-use agent_services::{Changes, EndedBackend, Existing};
+use agent_services::{Changes, Existing};
 use aya::Ebpf;
 use datapath_abi::{
-    Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Owner, Range, ReplyKey,
-    ReplyValue, SERVICE_RANGES, SetId, Settings, maps,
+    Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member,
+    MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId, Settings,
+    SourceRangeKey, maps,
 };
 use std::fs;
 use std::net::IpAddr;
@@ -43,6 +45,10 @@ pub struct Datapath {
     frontends: Table<FrontendKey, FrontendValue>,
     backends: Table<BackendKey, Backend>,
     owners: Table<u32, Owner>,
+    members: Table<MemberKey, Member>,
+    maglev: Table<MaglevKey, Maglev>,
+    ranges: Table<SourceRangeKey, u8>,
+    counts: PerCpu<u32, SetCounts>,
     flows: Table<FlowKey, Flow>,
     replies: Table<ReplyKey, ReplyValue>,
     settings: Single<Settings>,
@@ -63,6 +69,10 @@ impl Datapath {
             frontends: Table::open(maps::FRONTENDS, &dir)?,
             backends: Table::open(maps::BACKENDS, &dir)?,
             owners: Table::open(maps::OWNERS, &dir)?,
+            members: Table::open(maps::MEMBERS, &dir)?,
+            maglev: Table::open(maps::MAGLEV, &dir)?,
+            ranges: Table::open(maps::SOURCE_RANGES, &dir)?,
+            counts: PerCpu::open(maps::SET_COUNTS, &dir)?,
             flows: Table::open(maps::FLOWS, &dir)?,
             replies: Table::open(maps::REPLIES, &dir)?,
             settings: Single::open(maps::SETTINGS, &dir)?,
@@ -82,7 +92,10 @@ impl Datapath {
     /// Everything that is wanted is written: takes over from maps of another layout, if there were any, and removes those.
     pub fn commit(&self) -> Result<(), DatapathError> {
         if self.pins.has_other_layouts() {
+            // Twice: with the new programs in place no old one makes flows any more, and until then both know the same.
+            migrate::flows(&self.pins.folder, &self.flows, &self.replies)?;
             self.attach()?;
+            migrate::flows(&self.pins.folder, &self.flows, &self.replies)?;
             self.pins.remove_other_layouts()?;
         }
         Ok(())
@@ -126,18 +139,25 @@ impl Datapath {
         let owners: Vec<(u32, Owner)> = c.owners.iter().map(|(id, o)| (id.0, *o)).collect();
         let gone: Vec<u32> = c.gone_owners.iter().map(|id| id.0).collect();
         self.owners.write(&owners)?;
+        let ranges: Vec<_> = c.ranges.iter().map(|key| (*key, 1)).collect();
         self.backends.write(&c.backends)?;
+        self.members.write(&c.members)?;
+        self.maglev.write(&c.maglev)?;
+        self.ranges.write(&ranges)?;
         self.frontends.write(&c.frontends)?;
         self.frontends.delete(&c.gone_frontends)?;
+        self.ranges.delete(&c.gone_ranges)?;
+        self.maglev.delete(&c.gone_maglev)?;
+        self.members.delete(&c.gone_members)?;
         self.backends.delete(&c.gone_backends)?;
         self.owners.delete(&gone)?;
-        self.end_flows(&c.ended, &c.gone_frontends)
+        self.counts.delete(&gone)?;
+        self.end_flows(&Stale::of(&c.ended, &c.ended_fronts))
     }
 
     /// Ends what goes on without connections towards endpoints that are gone, or under fronts that are gone. TCP flows stay:
     /// they end themselves.
-    fn end_flows(&self, ended: &[EndedBackend], fronts: &[FrontendKey]) -> Result<(), DatapathError> {
-        let stale = Stale::of(ended, fronts);
+    fn end_flows(&self, stale: &Stale) -> Result<(), DatapathError> {
         if stale.is_empty() {
             return Ok(());
         }
@@ -148,7 +168,7 @@ impl Datapath {
             .map(|(key, _)| *key)
             .collect();
         self.flows.delete(&keys)?;
-        self.end_sockets(&stale)
+        self.end_sockets(stale)
     }
 
     /// Without this the data path still serves everything new, so a failure is told and nothing else.
@@ -213,8 +233,10 @@ impl Datapath {
         Ok(Existing {
             frontends: self.frontends.entries()?.into_iter().collect(),
             backends: self.backends.entries()?.into_iter().collect(),
+            members: self.members.entries()?.into_iter().collect(),
+            maglev: self.maglev.entries()?.into_iter().collect(),
+            ranges: self.ranges.entries()?.into_iter().map(|(key, _)| key).collect(),
             owners: owners.into_iter().map(|(id, o)| (SetId(id), o)).collect(),
-            ..Existing::default()
         })
     }
 

@@ -1,9 +1,11 @@
 //! Reading pinned maps without an agent, in rows that name their owners: what `skep services` and `skep maps` show.
 use crate::error::DatapathError;
+use crate::sys::Plain;
 use crate::table::{PerCpu, Single, Table};
 use datapath_abi::{
-    Backend, BackendKey, Flow, FlowKey, FrontendFlags, FrontendKey, FrontendValue, LAYOUT, Owner, Proto,
-    Reason, ReplyKey, ReplyValue, SetId, Settings, maps,
+    Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendFlags,
+    FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member, MemberKey, Owner, Proto, Reason, ReplyKey,
+    ReplyValue, SetCounts, SetId, Settings, SourceRangeKey, maps,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -128,6 +130,15 @@ pub struct CounterRow {
     pub count: u64,
 }
 
+/// What became of one service port's traffic in one family, since its set of endpoints came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficRow {
+    /// `namespace/service:port`.
+    pub owner: String,
+    pub set: SetId,
+    pub counts: SetCounts,
+}
+
 /// One direction of a flow that is translated per packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRow {
@@ -150,6 +161,8 @@ pub struct Dump {
     pub addresses: Vec<IpAddr>,
     pub maps: Vec<MapRow>,
     pub counters: Vec<CounterRow>,
+    /// By owner; only services that were used.
+    pub traffic: Vec<TrafficRow>,
     pub flows: Vec<FlowRow>,
 }
 
@@ -184,6 +197,11 @@ impl Dump {
             row(maps::FRONTENDS, fronts.len(), frontends.capacity()),
             row(maps::BACKENDS, backs.len(), backends.capacity()),
             row(maps::OWNERS, owned.len(), owners.capacity()),
+            whole::<MemberKey, Member>(maps::MEMBERS, &dir)?,
+            whole::<MaglevKey, Maglev>(maps::MAGLEV, &dir)?,
+            whole::<SourceRangeKey, u8>(maps::SOURCE_RANGES, &dir)?,
+            whole::<AffinityKey, Affinity>(maps::AFFINITY, &dir)?,
+            whole::<FragmentKey, FragmentPorts>(maps::FRAGMENTS, &dir)?,
             row(maps::FLOWS, flowing.len(), flows.capacity()),
             row(maps::REPLIES, replies.entries()?.len(), replies.capacity()),
         ];
@@ -194,6 +212,7 @@ impl Dump {
             addresses: addresses(&fronts),
             maps,
             counters: counters(&dir)?,
+            traffic: traffic(&dir, &owned)?,
             flows: flowing.iter().map(|(k, f)| flow_row(k, f, &owned)).collect(),
         })
     }
@@ -205,6 +224,12 @@ impl Dump {
             .find(|c| c.reason == reason)
             .map_or(0, |c| c.count)
     }
+}
+
+/// The row of a map of which nothing but its size is shown.
+fn whole<K: Plain, V: Plain>(name: &'static str, dir: &Path) -> Result<MapRow, DatapathError> {
+    let table = Table::<K, V>::open(name, dir)?;
+    Ok(row(name, table.entries()?.len(), table.capacity()))
 }
 
 fn row(name: &'static str, entries: usize, capacity: u32) -> MapRow {
@@ -228,7 +253,7 @@ fn services(
 ) -> Vec<ServiceRow> {
     let mut rows: BTreeMap<_, ServiceRow> = BTreeMap::new();
     for (key, v) in frontends.iter().filter(|(k, _)| k.proto != Proto::ANY) {
-        let backends = (0..v.count.max(v.local)).filter_map(|slot| {
+        let backends = (0..v.slots()).filter_map(|slot| {
             let b = slots.get(&BackendKey {
                 set: v.set,
                 generation: v.generation,
@@ -259,16 +284,37 @@ fn addresses(frontends: &[(FrontendKey, FrontendValue)]) -> Vec<IpAddr> {
 }
 
 fn counters(dir: &Path) -> Result<Vec<CounterRow>, DatapathError> {
-    let map = PerCpu::open(maps::COUNTERS, dir)?;
+    let map = PerCpu::<u32, u64>::open(maps::COUNTERS, dir)?;
     Reason::ALL
         .iter()
         .map(|&reason| {
             Ok(CounterRow {
                 reason,
-                count: map.sum(reason.index())?,
+                count: map.get(&reason.index())?.iter().sum(),
             })
         })
         .collect()
+}
+
+fn traffic(dir: &Path, owners: &HashMap<u32, Owner>) -> Result<Vec<TrafficRow>, DatapathError> {
+    let map = PerCpu::<u32, SetCounts>::open(maps::SET_COUNTS, dir)?;
+    let mut rows = Vec::new();
+    for id in map.keys()? {
+        let mut counts = SetCounts::default();
+        for one in map.get(&id)? {
+            counts.connections += one.connections;
+            counts.refusals += one.refusals;
+            counts.packets += one.packets;
+            counts.bytes += one.bytes;
+        }
+        rows.push(TrafficRow {
+            owner: owner(owners, SetId(id)),
+            set: SetId(id),
+            counts,
+        });
+    }
+    rows.sort_by(|a, b| (&a.owner, a.set).cmp(&(&b.owner, b.set)));
+    Ok(rows)
 }
 
 fn flow_row(key: &FlowKey, flow: &Flow, owners: &HashMap<u32, Owner>) -> FlowRow {

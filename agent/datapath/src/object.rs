@@ -1,7 +1,7 @@
 //! The embedded object, and loading it over pinned maps.
 use crate::error::DatapathError;
 use crate::size::Sizes;
-use aya::programs::{Program, ProgramType, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramType, TestRun as _, TestRunOptions};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use datapath_abi::{globals, maps};
@@ -22,7 +22,13 @@ pub(crate) fn load(maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError
         .map_max_entries(maps::BACKENDS, sizes.backends)
         .map_max_entries(maps::OWNERS, sizes.owners)
         .map_max_entries(maps::REPLIES, sizes.replies)
-        .map_max_entries(maps::FLOWS, sizes.flows);
+        .map_max_entries(maps::FLOWS, sizes.flows)
+        .map_max_entries(maps::MEMBERS, sizes.members)
+        .map_max_entries(maps::AFFINITY, sizes.affinity)
+        .map_max_entries(maps::MAGLEV, sizes.maglev)
+        .map_max_entries(maps::SOURCE_RANGES, sizes.ranges)
+        .map_max_entries(maps::FRAGMENTS, sizes.fragments)
+        .map_max_entries(maps::SET_COUNTS, sizes.counts);
     for name in maps::ALL {
         loader.map_pin_path(name, maps_dir.join(name));
     }
@@ -55,14 +61,9 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// Runs a TC program once on a frame.
+/// Runs a TC or XDP program once on a frame.
 pub(crate) fn test_run(ebpf: &Ebpf, name: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
     let missing = || DatapathError::Missing(name.to_owned());
-    let program: &SchedClassifier = ebpf
-        .program(name)
-        .ok_or_else(missing)?
-        .try_into()
-        .map_err(|_| missing())?;
     // An answer may be longer than the frame that caused it.
     let mut out = vec![0; frame.len() + 256];
     let options = TestRunOptions {
@@ -70,12 +71,15 @@ pub(crate) fn test_run(ebpf: &Ebpf, name: &str, frame: &[u8]) -> Result<(u32, Ve
         data_out: Some(&mut out),
         ..TestRunOptions::default()
     };
-    let result = program
-        .test_run(options)
-        .map_err(|source| DatapathError::Program {
-            name: name.to_owned(),
-            source: Box::new(source),
-        })?;
+    let result = match ebpf.program(name).ok_or_else(missing)? {
+        Program::SchedClassifier(p) => p.test_run(options),
+        Program::Xdp(p) => p.test_run(options),
+        _ => return Err(missing()),
+    };
+    let result = result.map_err(|source| DatapathError::Program {
+        name: name.to_owned(),
+        source: Box::new(source),
+    })?;
     let length = result.data_size_out as usize;
     out.truncate(length);
     Ok((result.return_value, out))

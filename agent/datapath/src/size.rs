@@ -11,6 +11,15 @@ pub struct Sizes {
     pub owners: u32,
     pub replies: u32,
     pub flows: u32,
+    /// Endpoints of services with session affinity.
+    pub members: u32,
+    /// Clients of such services.
+    pub affinity: u32,
+    /// Services with external fronts and more than one endpoint.
+    pub maglev: u32,
+    pub ranges: u32,
+    pub fragments: u32,
+    pub counts: u32,
 }
 
 const KIB: u64 = 1024;
@@ -24,6 +33,12 @@ impl Sizes {
             owners: power(bytes / (64 * KIB), 1 << 16, 1 << 19),
             replies: power(bytes / (256 * KIB), 1 << 13, 1 << 17),
             flows: power(bytes / (128 * KIB), 1 << 14, 1 << 19),
+            members: power(bytes / (64 * KIB), 1 << 14, 1 << 19),
+            affinity: power(bytes / (512 * KIB), 1 << 12, 1 << 17),
+            maglev: power(bytes / (256 * KIB), 1 << 12, 1 << 16),
+            ranges: power(bytes / (64 * KIB), 1 << 14, 1 << 18),
+            fragments: power(bytes / (4096 * KIB), 1 << 10, 1 << 14),
+            counts: power(bytes / (64 * KIB), 1 << 16, 1 << 19),
         }
     }
 

@@ -1,22 +1,22 @@
 //! What must not go on: datagram flows and sockets whose endpoint, or whose service address, is gone.
 use crate::sockets::Sockets;
-use agent_services::EndedBackend;
-use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FrontendKey, Proto, ReplyKey, ReplyValue, SetId};
+use agent_services::{EndedBackend, EndedFront};
+use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, Proto, ReplyKey, ReplyValue, SetId};
 use std::collections::HashSet;
 
 /// Endpoints and fronts that are gone; of UDP only, TCP ends itself.
 pub(crate) struct Stale {
     endpoints: HashSet<(SetId, Address, Be16)>,
-    fronts: HashSet<(Address, Be16)>,
+    fronts: HashSet<(SetId, Address, Be16)>,
 }
 
 impl Stale {
-    pub fn of(ended: &[EndedBackend], fronts: &[FrontendKey]) -> Self {
+    pub fn of(ended: &[EndedBackend], fronts: &[EndedFront]) -> Self {
         let endpoints = ended.iter().filter(|e| e.proto == Proto::UDP);
         let fronts = fronts.iter().filter(|f| f.proto == Proto::UDP);
         Self {
             endpoints: endpoints.map(|e| (e.set, e.addr, e.port)).collect(),
-            fronts: fronts.map(|f| (f.addr, f.port)).collect(),
+            fronts: fronts.map(|f| (f.set, f.addr, f.port)).collect(),
         }
     }
 
@@ -31,14 +31,14 @@ impl Stale {
         }
         let (addr, port) = flow.endpoint(key);
         self.endpoints.contains(&(flow.set, addr, port))
-            || front(key, flow).is_some_and(|front| self.fronts.contains(&front))
+            || front(key, flow).is_some_and(|(addr, port)| self.fronts.contains(&(flow.set, addr, port)))
     }
 
     /// The sockets that were sent to such an endpoint as part of its set, or by such a front.
     pub fn sockets(&self, replies: &[(ReplyKey, ReplyValue)]) -> Sockets {
         let stale = replies.iter().filter(|(key, value)| {
             self.endpoints.contains(&(value.set, key.addr, key.port))
-                || self.fronts.contains(&(value.addr, value.port))
+                || self.fronts.contains(&(value.set, value.addr, value.port))
         });
         stale.map(|(key, _)| (key.cookie, key.addr, key.port)).collect()
     }
@@ -102,20 +102,33 @@ mod tests {
 
     #[test]
     fn sockets_and_flows_of_a_front_that_is_gone_are_stale() {
-        let front = FrontendKey::new(address(9), Be16::new(53), Proto::UDP);
+        let front = EndedFront {
+            set: SetId(1),
+            addr: address(9),
+            port: Be16::new(53),
+            proto: Proto::UDP,
+        };
         let stale = Stale::of(&[], &[front]);
-        assert_eq!(cookies(&stale, &[reply(1, 1, 9), reply(2, 1, 8)]), [1]);
+        assert_eq!(
+            cookies(&stale, &[reply(1, 1, 9), reply(2, 1, 8), reply(3, 2, 9)]),
+            [1]
+        );
         let key = FlowKey {
             dst: address(9),
             dport: Be16::new(53),
             proto: Proto::UDP,
             ..FlowKey::default()
         };
-        assert!(stale.has_flow(&key, &Flow::default()));
+        let flow = Flow {
+            set: SetId(1),
+            ..Flow::default()
+        };
+        assert!(stale.has_flow(&key, &flow));
+        assert!(!stale.has_flow(&key, &Flow::default()), "another set's");
         let tcp = FlowKey {
             proto: Proto::TCP,
             ..key
         };
-        assert!(!stale.has_flow(&tcp, &Flow::default()));
+        assert!(!stale.has_flow(&tcp, &flow));
     }
 }

@@ -5,8 +5,8 @@ use crate::error::DatapathError;
 use crate::table::{Single, Table};
 use agent_services::Existing;
 use datapath_abi::{
-    Affinity, AffinityKey, Backend, BackendKey, FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member, MemberKey,
-    Owner, SetId, Settings, SourceRangeKey, maps,
+    Affinity, AffinityKey, Backend, BackendKey, FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey,
+    Member, MemberKey, Owner, SetId, Settings, SourceRangeKey, maps,
 };
 use std::path::Path;
 

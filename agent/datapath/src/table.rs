@@ -15,8 +15,13 @@ pub(crate) struct Table<K, V> {
     name: &'static str,
     fd: OwnedFd,
     capacity: u32,
+    /// A trie: kernels differ in whether it has batches, and cursors of its batches are keys.
+    singly: bool,
     types: PhantomData<(K, V)>,
 }
+
+/// `BPF_MAP_TYPE_LPM_TRIE`.
+const TRIE: u32 = 11;
 
 impl<K: Plain, V: Plain> Table<K, V> {
     /// Takes a map; refuses one whose sizes are others than the types'.
@@ -29,6 +34,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
             name,
             fd,
             capacity: info.max_entries,
+            singly: info.kind == TRIE,
             types: PhantomData,
         })
     }
@@ -47,6 +53,9 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// Writes all entries, in order.
     pub fn write(&self, entries: &[(K, V)]) -> Result<(), DatapathError> {
+        if self.singly {
+            return self.write_singly(entries);
+        }
         for chunk in entries.chunks(BATCH) {
             let (keys, values): (Vec<K>, Vec<V>) = chunk.iter().copied().unzip();
             let batch = sys::update_batch(self.fd.as_fd(), &keys, &values);
@@ -67,7 +76,8 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 
     fn write_error(&self, e: io::Error) -> DatapathError {
-        if e.raw_os_error() == Some(libc::E2BIG) {
+        // A trie says ENOSPC where a hash map says E2BIG.
+        if matches!(e.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) {
             DatapathError::Full(self.name, self.capacity)
         } else {
             failed(self.name, "written")(e)
@@ -76,6 +86,9 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// Deletes all keys; missing ones are no error.
     pub fn delete(&self, keys: &[K]) -> Result<(), DatapathError> {
+        if self.singly {
+            return keys.iter().try_for_each(|key| self.delete_one(key).map(drop));
+        }
         let mut rest = keys;
         while !rest.is_empty() {
             let chunk = &rest[..rest.len().min(BATCH)];
@@ -107,6 +120,9 @@ impl<K: Plain, V: Plain> Table<K, V> {
 
     /// All entries. Entries that come or go meanwhile may or may not be among them.
     pub fn entries(&self) -> Result<Vec<(K, V)>, DatapathError> {
+        if self.singly {
+            return self.entries_singly();
+        }
         let mut all = Vec::new();
         let mut cursor = None;
         let mut room = BATCH;
@@ -143,29 +159,63 @@ impl<K: Plain, V: Plain> Table<K, V> {
     }
 }
 
-/// An array with one value per CPU and index.
-pub(crate) struct PerCpu {
+/// A map with one value per CPU and key: an array of counters, or a hash map of them.
+pub(crate) struct PerCpu<K, V> {
+    name: &'static str,
     fd: OwnedFd,
     cpus: usize,
+    types: PhantomData<(K, V)>,
 }
 
-impl PerCpu {
-    /// Opens a pinned map of 64-bit values.
-    pub fn open(name: &str, folder: &Path) -> Result<Self, DatapathError> {
+impl<K: Plain, V: Plain> PerCpu<K, V> {
+    /// Opens a pinned map of values of a multiple of eight bytes.
+    pub fn open(name: &'static str, folder: &Path) -> Result<Self, DatapathError> {
         let path = folder.join(name);
         let fd = sys::open_pinned(&path).map_err(DatapathError::path(&path))?;
+        let info = sys::map_info(fd.as_fd()).map_err(failed(name, "inspected"))?;
+        if info.key_size as usize != size_of::<K>()
+            || info.value_size as usize != size_of::<V>()
+            || size_of::<V>() % 8 != 0
+        {
+            return Err(DatapathError::Missing(format!("map {name} of this layout")));
+        }
         let cpus = aya::util::nr_cpus().map_err(|(file, source)| DatapathError::Path {
             path: file.into(),
             source,
         })?;
-        Ok(Self { fd, cpus })
+        Ok(Self {
+            name,
+            fd,
+            cpus,
+            types: PhantomData,
+        })
     }
 
-    /// The sum over all CPUs.
-    pub fn sum(&self, index: u32) -> Result<u64, DatapathError> {
-        let mut values = vec![0_u64; self.cpus];
-        sys::lookup(self.fd.as_fd(), &index, &mut values).map_err(failed("COUNTERS", "read"))?;
-        Ok(values.iter().sum())
+    /// The values of all CPUs; empty where there is no entry.
+    pub fn get(&self, key: &K) -> Result<Vec<V>, DatapathError> {
+        let mut values = vec![V::new_zeroed(); self.cpus];
+        let found = sys::lookup(self.fd.as_fd(), key, &mut values).map_err(failed(self.name, "read"))?;
+        Ok(if found { values } else { Vec::new() })
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> Result<Vec<K>, DatapathError> {
+        let mut all: Vec<K> = Vec::new();
+        while let Some(next) =
+            sys::next_key(self.fd.as_fd(), all.last()).map_err(failed(self.name, "read"))?
+        {
+            all.push(next);
+        }
+        Ok(all)
+    }
+
+    /// Deletes all keys; missing ones are no error.
+    pub fn delete(&self, keys: &[K]) -> Result<(), DatapathError> {
+        keys.iter().try_for_each(|key| {
+            sys::delete(self.fd.as_fd(), key)
+                .map(drop)
+                .map_err(failed(self.name, "cleaned"))
+        })
     }
 }
 

@@ -20,7 +20,7 @@ pub use flow::{
 pub use reason::Reason;
 pub use service::{
     Affinity, AffinityKey, Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation,
-    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetId, SourceRangeKey,
+    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetCounts, SetId, SourceRangeKey,
 };
 pub use settings::{NODE_ADDRS, POD_RANGES, Range, SERVICE_RANGES, Settings, SettingsFlags};
 
@@ -56,8 +56,10 @@ pub mod maps {
     pub const MAGLEV: &str = "MAGLEV";
     /// [`FragmentKey`](crate::FragmentKey) → [`FragmentPorts`](crate::FragmentPorts), LRU.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// [`SetId`](crate::SetId) → [`SetCounts`](crate::SetCounts), one value per CPU; made when a set is first used.
+    pub const SET_COUNTS: &str = "SET_COUNTS";
     /// All of them, in the order in which a reader wants to see them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         FRONTENDS,
         BACKENDS,
         OWNERS,
@@ -65,6 +67,7 @@ pub mod maps {
         AFFINITY,
         MEMBERS,
         MAGLEV,
+        SET_COUNTS,
         SOCKETS,
         REPLIES,
         FLOWS,

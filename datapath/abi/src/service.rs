@@ -432,8 +432,21 @@ pub struct Maglev(pub [u16; MAGLEV_PLACES]);
 
 impl core::fmt::Debug for Maglev {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_list().entries(&self.0).finish()
+        f.debug_list().entries(self.0).finish()
     }
+}
+
+/// What became of the traffic of one set, on one CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SetCounts {
+    /// New connections, or choices for a datagram socket or flow.
+    pub connections: u64,
+    /// Connections and packets that were refused or dropped.
+    pub refusals: u64,
+    /// Packets that were translated, both ways together; those of sockets that were sent to the endpoint itself are not seen.
+    pub packets: u64,
+    pub bytes: u64,
 }
 
 /// Longest owner text: namespace, name and port name of 63 characters each, two separators, and a zero.
@@ -477,6 +490,7 @@ const _: () = assert!(size_of::<Affinity>() == 32 && align_of::<Affinity>() == 8
 const _: () = assert!(size_of::<MemberKey>() == 24 && align_of::<MemberKey>() == 4);
 const _: () = assert!(size_of::<Member>() == 4 && align_of::<Member>() == 2);
 const _: () = assert!(size_of::<MaglevKey>() == 8 && align_of::<MaglevKey>() == 4);
+const _: () = assert!(size_of::<SetCounts>() == 32 && align_of::<SetCounts>() == 8);
 const _: () = assert!(size_of::<Maglev>() == 502 && align_of::<Maglev>() == 2);
 
 #[cfg(test)]

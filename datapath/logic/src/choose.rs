@@ -2,7 +2,7 @@
 use crate::Tables;
 use datapath_abi::{
     Address, Affinity, AffinityKey, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue,
-    MAGLEV_PLACES, MaglevKey, Member, MemberKey, Proto, Scope, SourceRangeKey,
+    MAGLEV_PLACES, MaglevKey, Member, MemberKey, Proto, Scope, SetId, SourceRangeKey,
 };
 
 /// An endpoint and where it stands.
@@ -13,8 +13,8 @@ pub struct Choice {
     pub backend: Backend,
 }
 
-/// An earlier choice that shall be kept if its endpoint is still in the set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// An earlier choice that shall be kept if its endpoint is still in the set; port 0 for none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Earlier {
     pub slot: u16,
     pub addr: Address,
@@ -63,8 +63,9 @@ pub struct Client {
     pub scope: Scope,
     /// By whom the client is known for affinity: its address, or on the socket path its network namespace.
     pub known_as: Address,
-    /// The address for source ranges; `None` if it is not known yet, and the packets have to be asked.
-    pub source: Option<Address>,
+    /// The address for source ranges; unspecified if it is not known yet, and the packets have to be asked. (Not an `Option`: what
+    /// `None` leaves undefined would be copied along, which the verifier refuses.)
+    pub source: Address,
     /// The client's port; 0 if not known.
     pub port: Be16,
 }
@@ -74,61 +75,80 @@ pub struct Client {
 /// Two look-ups for a service, one for any other address outside the service ranges; more for source ranges, affinity and
 /// Maglev where the frontend asks for them.
 #[inline(always)]
-pub fn find<T: Tables>(tables: &T, front: &Front, client: &Client, earlier: Option<Earlier>) -> Found {
-    let key = FrontendKey::new(front.addr, front.port, front.proto);
+pub fn find<T: Tables>(tables: &T, front: &Front, client: &Client, earlier: &Earlier) -> Found {
     // The frontend may flip to a new generation, and the old slots vanish, between the two look-ups; the second round
     // then reads the new frontend. Two flips within a microsecond do not happen, and are counted if they do.
-    for _ in 0..2 {
-        let Some(frontend) = tables.frontend(&key) else {
-            return unknown(tables, front.addr);
-        };
-        if frontend.flags.has(FrontendFlags::HERE) {
-            return Found::NotAService;
-        }
-        if frontend.flags.has(FrontendFlags::RANGES) {
-            let Some(source) = client.source else {
-                return Found::NotAService;
-            };
-            if !tables.admits(&SourceRangeKey::client(frontend.set, source)) {
-                return Found::Nowhere(Refusal::SourceNotAllowed);
-            }
-        }
-        let (first, usable) = frontend.usable(client.scope);
-        if usable == 0 {
-            return Found::Nowhere(empty(&frontend, client.scope));
-        }
-        if let Some(choice) = keep(tables, &frontend, client.scope, earlier) {
-            return Found::Endpoint(choice);
-        }
-        let slot = match remembered(tables, &frontend, client) {
-            Some(slot) => slot,
-            None => draw(tables, &frontend, front, client, first, usable),
-        };
-        if let Some(backend) = tables.backend(&slot_key(&frontend, slot)) {
-            let choice = Choice {
-                frontend,
-                slot,
-                backend,
-            };
-            if frontend.affinity != 0 {
-                remember(tables, &choice, client);
-            }
-            return Found::Endpoint(choice);
-        }
+    let found = look(tables, front, client, earlier);
+    if matches!(found, Found::Nowhere(Refusal::SlotMissing)) {
+        return look(tables, front, client, earlier);
     }
-    Found::Nowhere(Refusal::SlotMissing)
+    found
 }
 
-/// A slot by chance; or for clients from outside, where the frontend says so, the one that every node draws for this connection.
+/// A function of its own: a kernel program has 512 bytes of stack, and what each part needs is needed in turns.
+#[inline(never)]
+fn look<T: Tables>(tables: &T, front: &Front, client: &Client, earlier: &Earlier) -> Found {
+    let key = FrontendKey::new(front.addr, front.port, front.proto);
+    let Some(frontend) = tables.frontend(&key) else {
+        return unknown(tables, front.addr);
+    };
+    if frontend.flags.has(FrontendFlags::HERE) {
+        return Found::NotAService;
+    }
+    if frontend.flags.has(FrontendFlags::RANGES) {
+        if client.source == Address::default() {
+            return Found::NotAService;
+        }
+        if !tables.admits(&SourceRangeKey::client(frontend.set, client.source)) {
+            return Found::Nowhere(Refusal::SourceNotAllowed);
+        }
+    }
+    if frontend.usable(client.scope).1 == 0 {
+        return Found::Nowhere(empty(&frontend, client.scope));
+    }
+    let slot = slot(tables, &frontend, front, client, earlier);
+    let Some(backend) = tables.backend(&slot_key(&frontend, slot)) else {
+        return Found::Nowhere(Refusal::SlotMissing);
+    };
+    if frontend.affinity != 0 {
+        remember(tables, frontend.set, &backend, client);
+    }
+    Found::Endpoint(Choice {
+        frontend,
+        slot,
+        backend,
+    })
+}
+
+/// The slot to use: the earlier one, the one that the client keeps, or a new one.
 #[inline(always)]
-fn draw<T: Tables>(
+fn slot<T: Tables>(
     tables: &T,
     frontend: &FrontendValue,
     front: &Front,
     client: &Client,
-    first: u16,
-    usable: u16,
+    earlier: &Earlier,
 ) -> u16 {
+    if earlier.port.raw() != 0 {
+        let slot = keep(tables, frontend, client.scope, earlier);
+        if slot != Member::NOWHERE {
+            return slot;
+        }
+    }
+    if frontend.affinity != 0 {
+        let slot = remembered(tables, frontend, client);
+        if slot != Member::NOWHERE {
+            return slot;
+        }
+    }
+    draw(tables, frontend, front, client)
+}
+
+/// A slot by chance; or for clients from outside, where the frontend says so, the one that every node draws for this connection.
+///
+/// A function of its own, for the stack's sake.
+#[inline(never)]
+fn draw<T: Tables>(tables: &T, frontend: &FrontendValue, front: &Front, client: &Client) -> u16 {
     let shared = frontend.flags.has(FrontendFlags::MAGLEV)
         && matches!(client.scope, Scope::Outside)
         && !frontend.is_local_for(Scope::Outside);
@@ -143,48 +163,51 @@ fn draw<T: Tables>(
             return slot;
         }
     }
+    let (first, usable) = frontend.usable(client.scope);
     first.wrapping_add(scale(tables.random(), usable))
 }
 
-/// The slot of the endpoint that the client keeps, if it does, and the endpoint still is one that it may be given.
-#[inline(always)]
-fn remembered<T: Tables>(tables: &T, frontend: &FrontendValue, client: &Client) -> Option<u16> {
-    if frontend.affinity == 0 {
-        return None;
-    }
-    let kept = tables.affinity(&AffinityKey {
+/// The slot of the endpoint that the client keeps; [`Member::NOWHERE`] if there is none that it may be given still.
+///
+/// A function of its own, for the stack's sake.
+#[inline(never)]
+fn remembered<T: Tables>(tables: &T, frontend: &FrontendValue, client: &Client) -> u16 {
+    let key = AffinityKey {
         client: client.known_as,
         set: frontend.set,
-    })?;
+    };
+    let Some(kept) = tables.affinity(&key) else {
+        return Member::NOWHERE;
+    };
     let age = tables.now().saturating_sub(kept.seen);
     if age > frontend.affinity as u64 * 1_000_000_000 {
-        return None;
+        return Member::NOWHERE;
     }
-    let member = tables.member(&MemberKey {
+    let key = MemberKey {
         set: frontend.set,
         generation: frontend.generation,
         port: kept.port,
         addr: kept.addr,
-    })?;
-    let slot = if frontend.is_local_for(client.scope) {
-        member.local_slot
-    } else {
-        member.slot
     };
-    (slot != Member::NOWHERE).then_some(slot)
+    match tables.member(&key) {
+        Some(member) if frontend.is_local_for(client.scope) => member.local_slot,
+        Some(member) => member.slot,
+        None => Member::NOWHERE,
+    }
 }
 
-#[inline(always)]
-fn remember<T: Tables>(tables: &T, choice: &Choice, client: &Client) {
+/// A function of its own, for the stack's sake.
+#[inline(never)]
+fn remember<T: Tables>(tables: &T, set: SetId, backend: &Backend, client: &Client) {
     let key = AffinityKey {
         client: client.known_as,
-        set: choice.frontend.set,
+        set,
     };
     tables.keep_affinity(
         &key,
         &Affinity {
-            addr: choice.backend.addr,
-            port: choice.backend.port,
+            addr: backend.addr,
+            port: backend.port,
             zero: [0; 3],
             seen: tables.now(),
         },
@@ -222,7 +245,9 @@ fn connection_hash(front: &Front, client: &Client) -> u32 {
 }
 
 /// What an address without a frontend of this port is.
-#[inline(always)]
+///
+/// A function of its own, for the stack's sake.
+#[inline(never)]
 pub fn unknown<T: Tables>(tables: &T, addr: Address) -> Found {
     if !tables.settings().is_some_and(|s| s.is_service_address(addr)) {
         return Found::NotAService;
@@ -233,30 +258,25 @@ pub fn unknown<T: Tables>(tables: &T, addr: Address) -> Found {
     }
 }
 
-/// The earlier endpoint, if it still is in the set: in its slot, or moved by one because one before it came or went.
-#[inline(always)]
-fn keep<T: Tables>(
-    tables: &T,
-    frontend: &FrontendValue,
-    scope: Scope,
-    earlier: Option<Earlier>,
-) -> Option<Choice> {
-    let e = earlier?;
+/// The slot of the earlier endpoint, if it still is in the set: its old one, or the one before or behind, because one came or went.
+/// Else [`Member::NOWHERE`].
+///
+/// A function of its own, for the stack's sake.
+#[inline(never)]
+fn keep<T: Tables>(tables: &T, frontend: &FrontendValue, scope: Scope, e: &Earlier) -> u16 {
     let (first, usable) = frontend.usable(scope);
-    let here = |slot: u16| {
+    for slot in [e.slot, e.slot.wrapping_sub(1), e.slot.wrapping_add(1)] {
         if slot.wrapping_sub(first) >= usable {
-            return None;
+            continue;
         }
-        let backend = tables.backend(&slot_key(frontend, slot))?;
-        (backend.addr == e.addr && backend.port == e.port).then_some(Choice {
-            frontend: *frontend,
-            slot,
-            backend,
-        })
-    };
-    here(e.slot)
-        .or_else(|| here(e.slot.wrapping_sub(1)))
-        .or_else(|| here(e.slot.wrapping_add(1)))
+        if let Some(backend) = tables.backend(&slot_key(frontend, slot))
+            && backend.addr == e.addr
+            && backend.port == e.port
+        {
+            return slot;
+        }
+    }
+    Member::NOWHERE
 }
 
 #[inline(always)]

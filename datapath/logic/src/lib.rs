@@ -21,6 +21,7 @@ pub mod reject;
 pub mod rewrite;
 mod sctp;
 pub mod socket;
+mod step;
 mod tables;
 
 pub use packet::{Packet, PacketMut, Parsed};

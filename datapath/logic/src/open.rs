@@ -1,6 +1,7 @@
 //! New flows: what is remembered of them, and under which port this node asks for a client.
 use crate::choose::scale;
 use crate::flow::{Known, Seen, known};
+use crate::forward::key;
 use crate::packet::Parsed;
 use crate::{FlowTable, Tables};
 use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FlowState, Proto, Reason, SetId};
@@ -12,7 +13,7 @@ const LOW: (u16, u16) = (1024, 29_999);
 const HIGH: (u16, u16) = (61_000, 65_535);
 
 /// Where a new flow goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Opening {
     pub set: SetId,
     pub addr: Address,
@@ -28,14 +29,10 @@ pub const fn is_given(port: u16) -> bool {
 }
 
 /// Remembers a new flow in all its directions, its first packet counted. The ways back are written first: an answer never finds half of it.
-#[inline(always)]
-pub fn open<T: Tables + FlowTable>(
-    t: &T,
-    p: &Parsed,
-    forward: &FlowKey,
-    seen: &Seen,
-    to: &Opening,
-) -> Result<Known, Reason> {
+///
+/// A function of its own: a kernel program has 512 bytes of stack, and what each part needs is needed in turns.
+#[inline(never)]
+pub fn open<T: Tables + FlowTable>(t: &T, p: &Parsed, seen: &Seen, to: &Opening) -> Result<Known, Reason> {
     let mut flow = Flow {
         set: to.set,
         state: FlowState::NEW,
@@ -52,7 +49,7 @@ pub fn open<T: Tables + FlowTable>(
     flow.role = FlowRole::FORWARD;
     flow.packets = 1;
     flow.bytes = seen.bytes as u64;
-    if !t.insert(forward, &flow) {
+    if !t.insert(&key(p, FlowKey::DESTINATION), &flow) {
         return Err(Reason::FlowTableFull);
     }
     Ok(known(&flow))

@@ -207,7 +207,9 @@ struct Inner {
 }
 
 /// Changes an ICMP error and its quote. Every change inside the quote is one of what the ICMP checksum covers.
-#[inline(always)]
+///
+/// A function of its own: a kernel program has 512 bytes of stack, and what each part needs is needed in turns.
+#[inline(never)]
 fn quote<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, inner: &Inner) -> bool {
     let check = r.l4 + 2;
     let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());

@@ -11,7 +11,9 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 const LENGTH_BITS: u32 = 16;
 
 /// Mends the checksum after the port at [`Rewrite::port_at`] changed. False beyond the end.
-#[inline(always)]
+///
+/// A function of its own: a kernel program has 512 bytes of stack, and what each part needs is needed in turns.
+#[inline(never)]
 pub fn mend<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, old: &[u8; 2], new: &[u8; 2]) -> bool {
     let Some(end) = end(packet, r) else {
         return false;

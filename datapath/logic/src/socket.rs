@@ -35,8 +35,8 @@ pub fn send<T: Tables>(tables: &T, front: &Front, netns: u64, last: Option<Socke
 #[inline(always)]
 fn client<T: Tables>(tables: &T, front: &Front, netns: u64) -> Client {
     let own = match tables.settings() {
-        Some(s) if s.host_netns_cookie == netns => s.masquerade(front.addr.is_v4()),
-        _ => None,
+        Some(s) if s.host_netns_cookie == netns => s.masquerade[usize::from(!front.addr.is_v4())],
+        _ => Address::default(),
     };
     Client {
         scope: Scope::Inside,
@@ -55,12 +55,15 @@ pub fn shown(record: &SocketRecord, peer: Address, port: Be16) -> Option<(Addres
 
 #[inline(always)]
 fn decide<T: Tables>(tables: &T, front: &Front, netns: u64, last: Option<SocketRecord>) -> Verdict {
-    let earlier = last.map(|r| Earlier {
-        slot: r.slot,
-        addr: r.backend,
-        port: r.backend_port,
-    });
-    match find(tables, front, &client(tables, front, netns), earlier) {
+    let earlier = match last {
+        Some(r) => Earlier {
+            slot: r.slot,
+            addr: r.backend,
+            port: r.backend_port,
+        },
+        None => Earlier::default(),
+    };
+    match find(tables, front, &client(tables, front, netns), &earlier) {
         Found::NotAService => Verdict::Pass,
         Found::Endpoint(c) => Verdict::To {
             renewed: !last.is_some_and(|r| is(&r, &c.backend)),

@@ -101,6 +101,7 @@ impl Lab {
                 owners: 1 << 16,
                 replies: 1 << 10,
                 flows: 1 << 10,
+                ..Sizes::for_memory(1 << 28)
             }),
         };
         let datapath = Datapath::open(&config)?;

@@ -18,7 +18,7 @@ fn client(addr: &str, scope: Scope) -> Client {
     Client {
         scope,
         known_as: ip(addr),
-        source: Some(ip(addr)),
+        source: ip(addr),
         port: Be16::new(4000),
     }
 }
@@ -39,7 +39,7 @@ fn three() -> Host {
 }
 
 fn find80(h: &Host, addr: &str, port: u16, earlier: Option<Earlier>) -> Found {
-    find(h, &front(addr, port), &inside(), earlier)
+    find(h, &front(addr, port), &inside(), &earlier.unwrap_or_default())
 }
 
 #[test]
@@ -144,15 +144,22 @@ fn a_client_outside_the_source_ranges_is_turned_away_before_anything_else() {
         datapath_abi::SetId(7),
         Range::new("10.0.0.0".parse().unwrap(), 30),
     ));
-    let ask = |addr: &str| find(&h, &front("10.96.0.1", 80), &client(addr, Scope::Outside), None);
+    let ask = |addr: &str| {
+        find(
+            &h,
+            &front("10.96.0.1", 80),
+            &client(addr, Scope::Outside),
+            &Earlier::default(),
+        )
+    };
     assert_eq!(ask("10.0.0.4"), Found::Nowhere(Refusal::SourceNotAllowed));
     assert_eq!(ask("10.0.0.3"), Found::Nowhere(Refusal::NoEndpoint));
     let unknown = Client {
-        source: None,
+        source: Address::default(),
         ..inside()
     };
     assert_eq!(
-        find(&h, &front("10.96.0.1", 80), &unknown, None),
+        find(&h, &front("10.96.0.1", 80), &unknown, &Earlier::default()),
         Found::NotAService,
         "the packets are asked"
     );
@@ -168,7 +175,7 @@ fn a_client_keeps_its_endpoint_until_its_time_is_over_or_the_endpoint_is_gone() 
             h,
             &front("10.96.0.1", 80),
             &client(addr, Scope::Inside),
-            None,
+            &Earlier::default(),
         ))
     };
     let first = ask(&h, "10.0.0.7");
@@ -218,8 +225,11 @@ fn clients_from_outside_draw_the_same_endpoint_on_every_node() {
             port: Be16::new(port),
             ..client("203.0.113.9", Scope::Outside)
         };
-        let first = slot(find(&h, &front("10.96.0.1", 80), &c, None));
-        assert_eq!(slot(find(&h, &front("10.96.0.1", 80), &c, None)), first);
+        let first = slot(find(&h, &front("10.96.0.1", 80), &c, &Earlier::default()));
+        assert_eq!(
+            slot(find(&h, &front("10.96.0.1", 80), &c, &Earlier::default())),
+            first
+        );
         seen[first as usize] += 1;
     }
     assert!(seen.iter().all(|&n| (850..1150).contains(&n)), "{seen:?}");

@@ -220,7 +220,7 @@ fn fragments(dst: &str, payload: &[u8]) -> [Vec<u8>; 2] {
     let header = |more: bool, offset: u16| {
         let mut h = whole[..34].to_vec();
         h[18..20].copy_from_slice(&[7, 7]);
-        let field = offset / 8 | if more { 0x2000 } else { 0 };
+        let field = (offset / 8) | if more { 0x2000 } else { 0 };
         h[20..22].copy_from_slice(&field.to_be_bytes());
         h[24..26].fill(0);
         let check = crate::checksum::finish(crate::checksum::add(0, h[14..34].first_chunk::<20>().unwrap()));

@@ -1,0 +1,63 @@
+//! The flows in the kernel.
+use crate::maps::{FLOWS, FRAGMENTS, Kernel, tally};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use datapath_abi::{Flow, FlowKey, FlowRole, FragmentKey, FragmentPorts};
+use datapath_logic::FlowTable;
+use datapath_logic::flow::{Known, Seen, advance, known};
+
+/// Whether a packet of an entry counts for the service: it meets another entry in the other stage, and counts once.
+#[inline(always)]
+fn is_counted(role: FlowRole, seen: &Seen) -> bool {
+    role == FlowRole::FORWARD || (role == FlowRole::REPLY) != seen.one_stage
+}
+
+impl FlowTable for Kernel {
+    #[inline(always)]
+    fn touch(&self, key: &FlowKey, seen: &Seen) -> Option<Known> {
+        // SAFETY: the entry stays readable and writable for this run, even if it is evicted meanwhile; two packets of one
+        // flow on two CPUs may lose a count, nothing else.
+        let flow = unsafe { FLOWS.get_ptr_mut(key)?.as_mut()? };
+        let known = advance(flow, seen);
+        if !known.over && is_counted(known.role, seen) {
+            tally(flow.set, |c| {
+                c.packets += 1;
+                c.bytes += seen.bytes as u64;
+            });
+        }
+        Some(known)
+    }
+
+    #[inline(always)]
+    fn look(&self, key: &FlowKey) -> Option<Known> {
+        // SAFETY: as for `touch`.
+        unsafe { FLOWS.get(key).map(known) }
+    }
+
+    #[inline(always)]
+    fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if flow.role == FlowRole::FORWARD {
+            tally(flow.set, |c| {
+                c.connections += 1;
+                c.packets += flow.packets;
+                c.bytes += flow.bytes;
+            });
+        }
+        FLOWS.insert(key, flow, BPF_ANY as u64).is_ok()
+    }
+
+    #[inline(always)]
+    fn claim(&self, key: &FlowKey, flow: &Flow) -> bool {
+        FLOWS.insert(key, flow, BPF_NOEXIST as u64).is_ok()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        // SAFETY: the value is copied at once.
+        unsafe { FRAGMENTS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn keep_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
+        let _ = FRAGMENTS.insert(key, ports, BPF_ANY as u64);
+    }
+}
