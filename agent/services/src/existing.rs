@@ -81,10 +81,8 @@ impl Existing {
             *slots = v.slots().max(*slots);
         }
         for key in self.backends.keys() {
-            if !last
-                .get(&(key.set, key.generation))
-                .is_some_and(|n| key.slot < *n)
-            {
+            let last = last.get(&(key.set, key.generation));
+            if last.is_none_or(|n| key.slot >= *n) {
                 found.push(format!("{key:?} is named by no frontend"));
             }
         }
