@@ -47,6 +47,8 @@ pub struct ServerConfig {
     pub pod_cidrs: Vec<String>,
     /// Service address ranges, one per family, the primary first.
     pub service_cidrs: Vec<String>,
+    /// Ranges that services of type LoadBalancer get their addresses from; none means that nobody gives them any.
+    pub load_balancer_pools: Vec<String>,
     /// Fixed bits of a node's part of the IPv4 and of the IPv6 pod range.
     pub node_cidr_lengths: (u8, u8),
     /// Where the controllers answer `/healthz` and `/metrics` (10257 is upstream's port); nowhere if absent.
@@ -73,6 +75,7 @@ impl ServerConfig {
             store: StoreKind::Embedded,
             pod_cidrs: vec!["10.244.0.0/16".to_owned(), "fd00:10:244::/48".to_owned()],
             service_cidrs: vec!["10.96.0.0/16".to_owned(), "fd00:10:96::/112".to_owned()],
+            load_balancer_pools: Vec::new(),
             node_cidr_lengths: (24, 64),
             controllers_port: None,
             scheduler_port: None,

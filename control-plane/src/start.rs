@@ -42,6 +42,9 @@ pub enum RunError {
     /// A pod address range.
     #[error("cannot use the pod address ranges")]
     PodRange(#[from] RangeError),
+    /// A range of addresses for load balancers.
+    #[error("cannot use the address pools of load balancers")]
+    BalancerPool(#[source] RangeError),
     /// A service address range.
     #[error(
         "cannot use the service address range {0}: write it as an address, a slash and the number of fixed bits"
@@ -129,6 +132,7 @@ impl ControlPlane {
             source,
         })?;
         let pools = pools(&config)?;
+        let load_balancer_pools = load_balancer_pools(&config)?;
         let pki = Arc::new(Pki::open_or_create(&config.pki_dir, &config.names)?);
         let store = open_store(&config).await?;
         let server = ApiServer::new(api_config(&config, &pki)?, store).await?;
@@ -140,6 +144,7 @@ impl ControlPlane {
         }
         let settings = Settings {
             pools,
+            load_balancer_pools,
             root_certificates: pki.ca_pem().to_owned(),
         };
         let (caches_ready, all_ready) = start_components(&mut tasks, &server, settings);
@@ -257,6 +262,11 @@ fn pools(config: &ServerConfig) -> Result<Vec<Pool>, RangeError> {
         })
     };
     config.pod_cidrs.iter().map(pool).collect()
+}
+
+fn load_balancer_pools(config: &ServerConfig) -> Result<Vec<Range>, RunError> {
+    let all = config.load_balancer_pools.iter().map(|text| text.parse());
+    all.collect::<Result<_, _>>().map_err(RunError::BalancerPool)
 }
 
 fn api_config(config: &ServerConfig, pki: &Arc<Pki>) -> Result<Config, RunError> {

@@ -150,8 +150,13 @@ fn waiting(o: &Observed, member: &Member) -> ContainerStateWaiting {
             message: Some(message),
         };
     }
-    let behind_init = member.role == Role::Regular && !initialized(o);
-    let reason = if behind_init || (member.role != Role::Regular && o.view.ready_sandbox().is_none()) {
+    // As upstream: with init containers everything that has not started yet waits for the pod's initialization.
+    let has_init = o
+        .pod
+        .members
+        .iter()
+        .any(|m| matches!(m.role, Role::Init | Role::Sidecar));
+    let reason = if has_init && (member.role != Role::Regular || !initialized(o)) {
         "PodInitializing"
     } else {
         "ContainerCreating"

@@ -396,3 +396,71 @@ async fn a_quota_is_charged_once_for_what_is_stored_and_refuses_what_is_too_much
         "what was not stored is not charged"
     );
 }
+
+#[tokio::test]
+async fn a_patch_of_the_status_may_leave_out_what_the_kind_requires() {
+    let c = Cluster::new().await;
+    let sets = "/apis/apps/v1/namespaces/default/deployments";
+    c.post(sets, deployment("d")).await.expect(201);
+    let patch = json!({"spec": {"selector": null}, "status": {"observedGeneration": 7}});
+    let patched = c
+        .patch("merge", &format!("{sets}/d/status"), patch)
+        .await
+        .expect(200);
+    assert_eq!(patched["status"]["observedGeneration"], 7);
+    assert!(
+        patched["spec"]["selector"].is_object(),
+        "the rest stays as it was"
+    );
+}
+
+#[tokio::test]
+async fn a_pod_takes_its_overhead_from_its_runtime_class_which_has_to_exist() {
+    let c = Cluster::new().await;
+    c.account("default").await;
+    let mut with = pod("a");
+    with["spec"]["runtimeClassName"] = "sandboxed".into();
+    let refused = c.post(PODS, with.clone()).await.expect(403);
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("RuntimeClass \"sandboxed\" not found")
+    );
+    let class = json!({"metadata": {"name": "sandboxed"}, "handler": "runc", "overhead": {"podFixed": {"cpu": "10m"}},
+        "scheduling": {"nodeSelector": {"vm": "yes"}}});
+    c.post("/apis/node.k8s.io/v1/runtimeclasses", class)
+        .await
+        .expect(201);
+    let made = c.post(PODS, with.clone()).await.expect(201);
+    assert_eq!(
+        (
+            &made["spec"]["overhead"]["cpu"],
+            &made["spec"]["nodeSelector"]["vm"]
+        ),
+        (&json!("10m"), &json!("yes"))
+    );
+    with["metadata"]["name"] = "b".into();
+    with["spec"]["overhead"] = json!({"cpu": "1"});
+    c.post(PODS, with).await.expect(403);
+}
+
+#[tokio::test]
+async fn a_review_is_no_row_of_a_table_and_sysctls_have_names() {
+    let c = Cluster::new().await;
+    c.account("default").await;
+    let review = json!({"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    let accept = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let answer = c
+        .send(Method::POST, path, &accept, review.to_string().into())
+        .await;
+    assert_eq!(answer.code, 406);
+    let mut bad = pod("a");
+    let named = |name: &str| json!({"name": name, "value": "1"});
+    bad["spec"]["securityContext"] =
+        json!({"sysctls": [named("foo-"), named("kernel.shm_rmid_forced"), named("bar..")]});
+    let refused = c.post(PODS, bad).await.expect(422);
+    let causes = refused["details"]["causes"].as_array().unwrap();
+    assert_eq!(causes.len(), 2, "{refused}");
+}

@@ -4,6 +4,7 @@
 //! Ended pods are counted exactly once: each carries a finalizer; its uid first goes into the status, then the
 //! finalizer goes, then the uid becomes a number.
 
+mod failures;
 mod indexes;
 mod pods;
 mod status;
@@ -19,7 +20,6 @@ use k8s_openapi::api::core::v1::Pod;
 use machinery_plan::{Action, Plan};
 
 use crate::ownership::{Claim, claim};
-use crate::pod::is_active;
 use crate::time;
 
 /// Finalizer of a job's pods until they are counted.
@@ -58,15 +58,14 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
     plan.together(
         owned
             .iter()
-            .filter(|pod| count.may_go(pod))
+            .filter(|pod| count.may_go(pod) && (count.ending || !count.is_witness(spec, pod, &owned)))
             .filter_map(pods::without_finalizer),
     );
     if let Some(wait) = count.wait {
         plan.requeue(wait);
     }
     if job.metadata.deletion_timestamp.is_none() {
-        let active: Vec<_> = owned.into_iter().filter(|pod| is_active(pod)).collect();
-        pods::manage(&mut plan, job, spec, &count, &active, now);
+        pods::manage(&mut plan, job, spec, &count, &owned, now);
     }
     plan
 }

@@ -6,12 +6,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod condition;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
+pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
 pub mod ipam;
 pub mod job;
+pub mod load_balancer;
 pub mod namespace;
 pub mod namespace_defaults;
 pub mod node_lifecycle;
@@ -22,6 +26,7 @@ pub mod pod_gc;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod selector;
+pub mod statefulset;
 pub mod taint_eviction;
 pub mod template;
 pub mod time;

@@ -66,8 +66,6 @@ const STUCK: Duration = Duration::from_secs(5);
 
 /// Pods go first, so that what they use is there until they have ended.
 fn deletions(contents: &[Arc<Object>]) -> Vec<Action> {
-    let is_pod =
-        |object: &Object| object.object.resource.kind == "Pod" && object.object.resource.group.is_empty();
     let pods_left = contents.iter().any(|object| is_pod(object));
     let now = contents
         .iter()
@@ -104,6 +102,18 @@ fn report(observed: &Observed, now: Timestamp) -> Option<Action> {
     let namespace = observed.namespace.as_ref();
     let (unknown, remaining, finalizers) = (unknown(observed), remaining(observed), finalizers(observed));
     let wanted = [
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "GroupVersionParsingFailed",
+            "ParsedGroupVersions",
+            None,
+        ),
+        (
+            "NamespaceDeletionContentFailure",
+            "ContentDeletionFailed",
+            "ContentDeleted",
+            held_up_by_pods(observed),
+        ),
         (
             "NamespaceDeletionDiscoveryFailure",
             "DiscoveryFailed",
@@ -146,6 +156,20 @@ fn report(observed: &Observed, now: Timestamp) -> Option<Action> {
 
 fn unknown(observed: &Observed) -> Option<String> {
     observed.unknown.clone()
+}
+
+/// Pods that are still going keep everything else from being deleted.
+fn held_up_by_pods(observed: &Observed) -> Option<String> {
+    let (pods, others): (Vec<_>, Vec<_>) = observed.contents.iter().partition(|object| is_pod(object));
+    let message = format!(
+        "{} pods have to end before the rest of the content is deleted",
+        pods.len()
+    );
+    (!pods.is_empty() && !others.is_empty()).then_some(message)
+}
+
+fn is_pod(object: &Object) -> bool {
+    object.object.resource.kind == "Pod" && object.object.resource.group.is_empty()
 }
 
 fn remaining(observed: &Observed) -> Option<String> {
@@ -265,7 +289,7 @@ mod tests {
             panic!("no patch")
         };
         assert!(
-            body["status"]["conditions"][2]["message"]
+            body["status"]["conditions"][4]["message"]
                 .as_str()
                 .unwrap()
                 .contains("example.com/wait in 1")

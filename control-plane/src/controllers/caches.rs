@@ -1,13 +1,14 @@
 //! The caches that controllers and scheduler share: one watch per kind.
 
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
-    ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+    Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use machinery_client::{ApiScope, Cache, Cached, Scope, WatchOptions, WriteBacks};
 use machinery_lifecycle::{Readiness, TaskSet};
@@ -45,6 +46,14 @@ pub struct Caches {
     pub quotas: Cache<ResourceQuota>,
     /// All claims of storage.
     pub claims: Cache<PersistentVolumeClaim>,
+    /// All disruption budgets.
+    pub budgets: Cache<PodDisruptionBudget>,
+    /// All endpoints.
+    pub endpoints: Cache<Endpoints>,
+    /// All stateful sets.
+    pub stateful_sets: Cache<StatefulSet>,
+    /// All cron jobs.
+    pub cron_jobs: Cache<CronJob>,
     /// All deployments.
     pub deployments: Cache<Deployment>,
     /// All daemon sets.
@@ -75,6 +84,10 @@ impl Caches {
         all.add(&self.replication_controllers);
         all.add(&self.quotas);
         all.add(&self.claims);
+        all.add(&self.budgets);
+        all.add(&self.endpoints);
+        all.add(&self.stateful_sets);
+        all.add(&self.cron_jobs);
         all.add(&self.deployments);
         all.add(&self.daemon_sets);
         all.add(&self.revisions);
@@ -100,6 +113,10 @@ impl Caches {
         start.all(&self.replication_controllers);
         start.all(&self.quotas);
         start.all(&self.claims);
+        start.all(&self.budgets);
+        start.all(&self.endpoints);
+        start.all(&self.stateful_sets);
+        start.all(&self.cron_jobs);
         start.all(&self.deployments);
         start.all(&self.daemon_sets);
         start.all(&self.revisions);

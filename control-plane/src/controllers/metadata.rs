@@ -70,6 +70,10 @@ impl Metadata {
             ResourceType::of::<k8s_openapi::api::core::v1::Service>(),
             ResourceType::of::<k8s_openapi::api::core::v1::ServiceAccount>(),
             ResourceType::of::<k8s_openapi::api::core::v1::ReplicationController>(),
+            ResourceType::of::<k8s_openapi::api::core::v1::Endpoints>(),
+            ResourceType::of::<k8s_openapi::api::apps::v1::StatefulSet>(),
+            ResourceType::of::<k8s_openapi::api::batch::v1::CronJob>(),
+            ResourceType::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>(),
             ResourceType::of::<k8s_openapi::api::core::v1::ResourceQuota>(),
             ResourceType::of::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(),
             ResourceType::of::<k8s_openapi::api::discovery::v1::EndpointSlice>(),
@@ -89,6 +93,10 @@ impl Metadata {
         metadata.feed_from(&caches.replica_sets);
         metadata.feed_from(&caches.replication_controllers);
         metadata.feed_from(&caches.quotas);
+        metadata.feed_from(&caches.endpoints);
+        metadata.feed_from(&caches.stateful_sets);
+        metadata.feed_from(&caches.cron_jobs);
+        metadata.feed_from(&caches.budgets);
         metadata.feed_from(&caches.claims);
         metadata.feed_from(&caches.deployments);
         metadata.feed_from(&caches.daemon_sets);

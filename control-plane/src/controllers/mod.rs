@@ -1,13 +1,17 @@
 //! The controllers' edge: which caches each planner reads, and which changes bring which key back to it.
 
 mod caches;
+mod cronjob;
 mod daemonset;
 mod deployment;
 mod discovery;
+mod disruption;
+mod endpoints;
 mod endpointslice;
 mod garbage;
 mod ipam;
 mod job;
+mod load_balancer;
 mod metadata;
 mod namespace;
 mod namespace_defaults;
@@ -15,12 +19,13 @@ mod node_lifecycle;
 mod pod_gc;
 mod replicaset;
 mod resource_quota;
+mod statefulset;
 mod taint_eviction;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use control_plane_controllers::ipam::Pool;
+use control_plane_controllers::ipam::{Pool, Range};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
@@ -35,6 +40,8 @@ pub(crate) use metadata::Metadata;
 pub struct Settings {
     /// Pod address ranges, one per family, the primary first.
     pub pools: Vec<Pool>,
+    /// Where services of type LoadBalancer get their addresses; nowhere if empty.
+    pub load_balancer_pools: Vec<Range>,
     /// The cluster's root certificates in PEM, for every namespace.
     pub root_certificates: String,
 }
@@ -70,8 +77,12 @@ pub fn start(
     );
     all.run(deployment::Deployments::new(caches), deployment::connect);
     all.run(daemonset::Daemons::new(caches), daemonset::connect);
+    all.run(statefulset::Sets::new(caches), statefulset::connect);
     all.run(job::Jobs::new(caches), job::connect);
+    all.run(cronjob::CronJobs::new(caches), cronjob::connect);
     all.run(endpointslice::Slices::new(caches), endpointslice::connect);
+    all.run(endpoints::Lists::new(caches), endpoints::connect);
+    all.run(disruption::Budgets::new(caches), disruption::connect);
     all.run(
         namespace_defaults::Defaults::new(caches, settings.root_certificates),
         namespace_defaults::connect,
@@ -80,6 +91,10 @@ pub fn start(
     all.run(taint_eviction::Evictions::new(caches), taint_eviction::connect);
     all.run(pod_gc::Collector::new(caches), pod_gc::connect);
     all.run(ipam::Ranges::new(caches, settings.pools), ipam::connect);
+    all.run(
+        load_balancer::Addresses::new(caches, settings.load_balancer_pools),
+        load_balancer::connect,
+    );
     let known = Readiness::new();
     let metadata = Metadata::new(client_of(GARBAGE_COLLECTOR), caches, &known);
     all.ready.push(known.clone());

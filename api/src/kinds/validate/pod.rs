@@ -144,6 +144,10 @@ fn security(spec: &Value, path: &str, out: &mut Causes) {
         let name = text(sysctl, "name");
         if name.is_empty() {
             out.push(Cause::required(format!("{path}.sysctls[{index}].name"), ""));
+        } else if !is_sysctl(name) {
+            let why = format!("must have at most 253 characters and match regex {SYSCTL}");
+            let path = format!("{path}.sysctls[{index}].name");
+            out.push(Cause::invalid_str(path, name, &why));
         } else if seen.contains(&name) {
             out.push(Cause::duplicate(
                 format!("{path}.sysctls[{index}].name"),
@@ -160,6 +164,20 @@ fn security(spec: &Value, path: &str, out: &mut Causes) {
             "ShareProcessNamespace and HostPID cannot both be enabled",
         ));
     }
+}
+
+/// The form of a sysctl's name as messages give it.
+const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9]$";
+
+/// Parts of lower-case letters, digits and inner dashes and underscores, with dots or slashes between them.
+fn is_sysctl(name: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |part: &str| {
+        let bytes = part.as_bytes();
+        let ends = bytes.first().is_some_and(|c| plain(*c)) && bytes.last().is_some_and(|c| plain(*c));
+        ends && bytes.iter().all(|c| plain(*c) || matches!(c, b'-' | b'_'))
+    };
+    name.len() <= 253 && name.split(['.', '/']).all(part)
 }
 
 /// A user or group number.

@@ -6,6 +6,7 @@ mod node;
 mod pod;
 mod priority;
 pub(crate) mod quota;
+mod runtime_class;
 mod service_account;
 mod storage;
 
@@ -24,6 +25,7 @@ pub(crate) fn create(call: &Call, snapshot: &Snapshot, object: &mut Value) -> Re
             limits::pod(call, snapshot, object)?;
             service_account::admit(call, snapshot, object)?;
             node::pod(call, object)?;
+            runtime_class::admit(call, snapshot, object)?;
             priority::admit(call, snapshot, object)?;
             pod::default_tolerations(object);
         }

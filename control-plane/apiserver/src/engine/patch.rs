@@ -102,7 +102,14 @@ fn check_unmoved(call: &Call, live: &Value, new: &Value) -> Result<()> {
 }
 
 fn recheck(call: &Call, new: &mut Value, validation: FieldValidation) -> Result<()> {
-    let report = api::fields::check(&call.res.schema, new);
+    let mut report = api::fields::check(&call.res.schema, new);
+    if call.info.subresource.as_deref() == Some("status") {
+        // Whatever else such a patch says is not taken over: it may leave it out, or even take it away.
+        let counts = |field: &str| field.starts_with("status") || field.starts_with("metadata");
+        report
+            .causes
+            .retain(|cause| cause.reason != "FieldValueRequired" || counts(&cause.field));
+    }
     if !report.causes.is_empty() {
         let name = Meta::of(new).name().to_owned();
         return fail(Status::invalid(call.group_kind(), &name, report.causes));

@@ -10,6 +10,7 @@ use crate::call::{Call, Reply};
 use crate::engine::input;
 use crate::error::{Result, fail};
 use crate::identity::Identity;
+use crate::negotiate::Shape;
 use crate::options::WriteOptions;
 
 /// Answers a review; `None` when the resource is none.
@@ -26,6 +27,13 @@ pub(crate) async fn serve(call: &Call, body: &[u8]) -> Result<Option<Reply>> {
         };
     if call.info.verb != "create" {
         return fail(Status::method_not_supported());
+    }
+    if call.output.shape == Shape::Table {
+        // An answer is no object that could be a row.
+        return fail(Status::not_acceptable(&[
+            crate::negotiate::JSON,
+            crate::negotiate::PROTOBUF,
+        ]));
     }
     let options = WriteOptions::parse(&call.query)?;
     let wanted = input::Wanted::from(&*call.res);

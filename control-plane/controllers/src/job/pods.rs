@@ -11,9 +11,10 @@ use machinery_plan::{Action, Plan};
 use serde_json::json;
 
 use super::TRACKING;
-use super::status::Count;
+use super::failures::{INDEX_FAILURES, failures_of};
+use super::status::{Count, ended_at};
 use crate::ownership::controller_ref;
-use crate::pod::{is_ready, phase};
+use crate::pod::{is_active, is_ready, phase};
 use crate::template;
 use crate::time::left;
 
@@ -59,15 +60,16 @@ pub(crate) fn manage(
     job: &Job,
     spec: &JobSpec,
     count: &Count,
-    active: &[Arc<Pod>],
+    owned: &[Arc<Pod>],
     now: Timestamp,
 ) {
+    let active: Vec<_> = owned.iter().filter(|pod| is_active(pod)).cloned().collect();
     let wanted = if count.ending || count.suspended {
         0
     } else {
         wanted(spec, count, active.len())
     };
-    let (keep, surplus) = split(spec, count, active, wanted);
+    let (keep, surplus) = split(spec, count, &active, wanted);
     // A pod that we delete is no failure: it loses the finalizer first and is never counted.
     plan.together(surplus.iter().filter_map(without_finalizer));
     plan.together(surplus.iter().map(|pod| Action::delete(pod.as_ref())));
@@ -75,20 +77,66 @@ pub(crate) fn manage(
     if missing == 0 {
         return;
     }
-    if let Some(wait) = backoff(count, active, now) {
+    let per_index = spec.backoff_limit_per_index.is_some();
+    if let Some(wait) = backoff(count, &active, now).filter(|_| !per_index) {
         plan.requeue(wait);
         return;
     }
     if is_indexed(spec) {
         let used: BTreeSet<i32> = keep.iter().filter_map(|pod| index_of(pod)).collect();
-        let free = (0..spec.completions.unwrap_or(0))
-            .filter(|index| !used.contains(index) && !count.done.contains(index));
-        plan.together(
-            free.take(missing.min(BURST))
-                .map(|index| Action::create(&pod(job, spec, Some(index)))),
-        );
+        let free = free_indexes(plan, spec, count, owned, &used, now);
+        let new = free.into_iter().take(missing.min(BURST)).map(|index| {
+            let mut pod = pod(job, spec, Some(index));
+            if per_index {
+                let failures = failures_of(spec, owned, index).to_string();
+                let annotations = pod.metadata.annotations.get_or_insert_default();
+                annotations.insert(INDEX_FAILURES.to_owned(), failures);
+            }
+            Action::create(&pod)
+        });
+        plan.together(new);
     } else {
         plan.together((0..missing.min(BURST)).map(|_| Action::create(&pod(job, spec, None))));
+    }
+}
+
+/// Indexes that need a pod. With a limit per index each index waits for itself after it has failed; the plan looks
+/// again when the first may go on.
+fn free_indexes(
+    plan: &mut Plan,
+    spec: &JobSpec,
+    count: &Count,
+    owned: &[Arc<Pod>],
+    used: &BTreeSet<i32>,
+    now: Timestamp,
+) -> Vec<i32> {
+    let all = 0..spec.completions.unwrap_or(0);
+    let mut free: Vec<i32> = all
+        .filter(|index| !used.contains(index) && !count.done.contains(index) && !count.lost.contains(index))
+        .collect();
+    if spec.backoff_limit_per_index.is_some() {
+        free.retain(|index| {
+            let wait = backoff_of_index(spec, owned, *index, now);
+            wait.inspect(|wait| plan.requeue(*wait)).is_none()
+        });
+    }
+    free
+}
+
+fn backoff_of_index(spec: &JobSpec, owned: &[Arc<Pod>], index: i32, now: Timestamp) -> Option<Duration> {
+    let failed = owned
+        .iter()
+        .filter(|pod| index_of(pod) == Some(index) && phase(pod) == "Failed");
+    let last = failed.filter_map(|pod| ended_at(pod)).max()?;
+    left(last, grown(failures_of(spec, owned, index)), now)
+}
+
+/// The wait after so many failures.
+fn grown(failures: i32) -> Duration {
+    let (first, cap) = BACKOFF;
+    match u32::try_from(failures).unwrap_or(0) {
+        0 => Duration::ZERO,
+        failures => first.saturating_mul(1 << (failures - 1).min(10)).min(cap),
     }
 }
 
@@ -97,7 +145,10 @@ fn wanted(spec: &JobSpec, count: &Count, active: usize) -> usize {
     let number = |number: i32| usize::try_from(number).unwrap_or(0);
     let parallel = number(spec.parallelism.unwrap_or(1));
     match spec.completions {
-        Some(completions) => parallel.min(number(completions - count.succeeded())),
+        Some(completions) => {
+            let lost = i32::try_from(count.lost.len()).unwrap_or(i32::MAX);
+            parallel.min(number(completions - count.succeeded() - lost))
+        }
         // Once one pod has found the work done, no new ones start.
         None if count.succeeded() > 0 => active.min(parallel),
         None => parallel,
@@ -123,7 +174,8 @@ fn split(
     for pod in ranked {
         let fits = !is_indexed(spec)
             || index_of(&pod).is_some_and(|index| {
-                index < spec.completions.unwrap_or(0) && !count.done.contains(&index) && used.insert(index)
+                let over = count.done.contains(&index) || count.lost.contains(&index);
+                index < spec.completions.unwrap_or(0) && !over && used.insert(index)
             });
         if fits && keep.len() < wanted {
             keep.push(pod)
@@ -136,14 +188,11 @@ fn split(
 
 /// How long failures hold up new pods, counted from when the job last changed by one.
 fn backoff(count: &Count, active: &[Arc<Pod>], now: Timestamp) -> Option<Duration> {
-    let failed = u32::try_from(count.failed()).unwrap_or(0);
     let last = count.last_failure?;
-    if failed == 0 || !active.is_empty() && count.succeeded() > 0 {
+    if count.failed() == 0 || !active.is_empty() && count.succeeded() > 0 {
         return None;
     }
-    let (first, cap) = BACKOFF;
-    let wait = first.saturating_mul(1 << (failed - 1).min(10)).min(cap);
-    left(last, wait, now)
+    left(last, grown(count.failed()), now)
 }
 
 fn pod(job: &Job, spec: &JobSpec, index: Option<i32>) -> Pod {

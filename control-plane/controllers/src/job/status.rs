@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
 
+use super::failures::{self, Outcome};
 use super::indexes;
 use super::pods::{has_finalizer, index_of, is_indexed};
 use crate::pod::{is_active, is_ready, is_terminal, is_terminating, phase};
@@ -26,6 +27,10 @@ pub(crate) struct Count {
     indexed: bool,
     /// Indexes that have succeeded.
     pub done: BTreeSet<i32>,
+    /// Indexes that have failed for good.
+    pub lost: BTreeSet<i32>,
+    /// Why a failed pod ends the job, if one does.
+    fatal: Option<String>,
     /// When to look again.
     pub wait: Option<Duration>,
     /// When a pod last failed, of those that are still there.
@@ -33,6 +38,12 @@ pub(crate) struct Count {
 }
 
 impl Count {
+    /// Whether a counted pod is needed to know how often its index has failed.
+    pub(crate) fn is_witness(&self, spec: &JobSpec, pod: &Pod, owned: &[Arc<Pod>]) -> bool {
+        let over = self.done.union(&self.lost).copied().collect();
+        failures::is_witness(spec, pod, owned, &over)
+    }
+
     /// Whether the pod is counted, so that it may vanish.
     pub(crate) fn may_go(&self, pod: &Pod) -> bool {
         pod.metadata
@@ -43,7 +54,7 @@ impl Count {
 
     pub(crate) fn succeeded(&self) -> i32 {
         if self.indexed {
-            return i32::try_from(self.done.len()).unwrap_or(i32::MAX);
+            return length_of(&self.done);
         }
         let uncounted = self
             .status
@@ -86,7 +97,12 @@ pub(crate) fn finished_at(job: &Job) -> Option<Timestamp> {
 pub(crate) fn count(job: &Job, spec: &JobSpec, owned: &[Arc<Pod>], now: Timestamp) -> Count {
     let suspended = spec.suspend == Some(true);
     let mut status = job.status.clone().unwrap_or_default();
-    let (recorded, done) = count_ended(&mut status, spec, owned);
+    let Ended {
+        recorded,
+        done,
+        lost,
+        fatal,
+    } = count_ended(&mut status, spec, owned);
     let number = |items: usize| i32::try_from(items).unwrap_or(i32::MAX);
     let active = owned.iter().filter(|pod| is_active(pod)).count();
     let ready = owned.iter().filter(|pod| is_active(pod) && is_ready(pod)).count();
@@ -110,8 +126,10 @@ pub(crate) fn count(job: &Job, spec: &JobSpec, owned: &[Arc<Pod>], now: Timestam
         suspended,
         indexed,
         done,
+        lost,
+        fatal,
         wait: None,
-        last_failure: last_failure(owned),
+        last_failure: last_failure(spec, owned),
     };
     suspension(&mut count, now);
     conclude(&mut count, spec, active + terminating, now);
@@ -119,18 +137,24 @@ pub(crate) fn count(job: &Job, spec: &JobSpec, owned: &[Arc<Pod>], now: Timestam
     count
 }
 
+/// What the pods that have ended tell.
+struct Ended {
+    recorded: BTreeSet<String>,
+    done: BTreeSet<i32>,
+    lost: BTreeSet<i32>,
+    fatal: Option<String>,
+}
+
 /// Numbers for pods whose finalizer is gone, uids for those that have newly ended.
-fn count_ended(
-    status: &mut JobStatus,
-    spec: &JobSpec,
-    owned: &[Arc<Pod>],
-) -> (BTreeSet<String>, BTreeSet<i32>) {
+fn count_ended(status: &mut JobStatus, spec: &JobSpec, owned: &[Arc<Pod>]) -> Ended {
     let uncounted = status.uncounted_terminated_pods.take().unwrap_or_default();
     let (mut succeeded, mut failed) = (
         uncounted.succeeded.unwrap_or_default(),
         uncounted.failed.unwrap_or_default(),
     );
-    let recorded: BTreeSet<String> = succeeded.iter().chain(&failed).cloned().collect();
+    let mut recorded: BTreeSet<String> = succeeded.iter().chain(&failed).cloned().collect();
+    let mut lost = indexes::parse(status.failed_indexes.as_deref().unwrap_or_default());
+    let mut fatal = None;
     let tracked = |uid: &String| {
         owned
             .iter()
@@ -151,8 +175,21 @@ fn count_ended(
             done.extend(index_of(pod));
             succeeded.push(uid);
         } else if is_ended(pod, spec) {
-            failed.push(uid);
+            match failures::outcome(spec, pod) {
+                Outcome::Ignored => drop(recorded.insert(uid)),
+                outcome => {
+                    if let Outcome::FailsJob(why) = outcome {
+                        fatal.get_or_insert(why);
+                    }
+                    lost.extend(index_of(pod).filter(|_| failures::ends_index(spec, pod)));
+                    failed.push(uid);
+                }
+            }
         }
+    }
+    lost.retain(|index| !done.contains(index));
+    if spec.backoff_limit_per_index.is_some() {
+        status.failed_indexes = Some(indexes::format(&lost));
     }
     if is_indexed(spec) {
         // Indexes count, not pods: one may have succeeded twice.
@@ -164,16 +201,22 @@ fn count_ended(
         succeeded: some(succeeded),
         failed: some(failed),
     });
-    (recorded, done)
+    Ended {
+        recorded,
+        done,
+        lost,
+        fatal,
+    }
 }
 
-fn last_failure(owned: &[Arc<Pod>]) -> Option<Timestamp> {
-    let failed = owned.iter().filter(|pod| phase(pod) == "Failed");
+fn last_failure(spec: &JobSpec, owned: &[Arc<Pod>]) -> Option<Timestamp> {
+    let counts = |pod: &Pod| failures::outcome(spec, pod) != Outcome::Ignored;
+    let failed = owned.iter().filter(|pod| phase(pod) == "Failed" && counts(pod));
     failed.filter_map(|pod| ended_at(pod)).max()
 }
 
 /// When the last container of a pod ended; when the pod was made if nobody says.
-fn ended_at(pod: &Pod) -> Option<Timestamp> {
+pub(crate) fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod
         .status
         .iter()
@@ -272,14 +315,46 @@ fn conclude(count: &mut Count, spec: &JobSpec, pods_left: usize, now: Timestamp)
     }
 }
 
+/// Whether indexes that have failed end the job: more than allowed, or all others are done.
+fn lost_too_many(count: &Count, spec: &JobSpec) -> Option<(&'static str, &'static str)> {
+    let lost = length_of(&count.lost);
+    if spec.max_failed_indexes.is_some_and(|most| lost > most) {
+        let message = "Job has exceeded the specified maximal number of failed indexes";
+        return Some(("MaxFailedIndexesExceeded", message));
+    }
+    let all = spec
+        .completions
+        .is_some_and(|all| lost > 0 && lost + length_of(&count.done) >= all);
+    all.then_some(("FailedIndexes", "Job has failed indexes"))
+}
+
+fn length_of(indexes: &BTreeSet<i32>) -> i32 {
+    i32::try_from(indexes.len()).unwrap_or(i32::MAX)
+}
+
 /// What ends the job, if something does.
 fn target(count: &mut Count, spec: &JobSpec, now: Timestamp) -> Option<JobCondition> {
-    let failed = |reason, message| Some(new_condition("FailureTarget", reason, message, now));
+    let failed = |reason, message: &str| Some(new_condition("FailureTarget", reason, message, now));
+    if let Some(why) = count.fatal.take() {
+        return failed("PodFailurePolicy", &why);
+    }
     if count.failed() > spec.backoff_limit.unwrap_or(6) {
         return failed(
             "BackoffLimitExceeded",
             "Job has reached the specified backoff limit",
         );
+    }
+    if let Some(rule) = failures::success(spec, &count.done).filter(|_| !count.suspended) {
+        let message = format!("Matched rules at index {rule}");
+        return Some(new_condition(
+            "SuccessCriteriaMet",
+            "SuccessPolicy",
+            &message,
+            now,
+        ));
+    }
+    if let Some((reason, message)) = lost_too_many(count, spec) {
+        return failed(reason, message);
     }
     let active = count.status.active.unwrap_or(0);
     let done = match spec.completions {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::pod::is_active;
 use crate::world::World;
 
 fn at(second: i64) -> Timestamp {
@@ -176,4 +177,126 @@ fn a_finished_job_goes_when_its_time_to_live_is_over() {
     assert_eq!(waiting.requeue_after, Some(time::seconds(60)));
     let plan = plan(&look(&world), at(260));
     assert_eq!(plan.deletions()[0].name, "j");
+}
+
+fn exit(world: &mut World, pod: &Pod, code: i32) {
+    let name = pod.metadata.name.clone().unwrap();
+    world.change::<Pod>("a", &name, |pod| {
+        let ended = json!({"exitCode": code, "finishedAt": "1970-01-01T00:00:10Z"});
+        pod["status"] = json!({"phase": if code == 0 { "Succeeded" } else { "Failed" }, "containerStatuses": [
+            {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": {"terminated": ended}},
+        ]});
+    });
+}
+
+fn of_index(world: &World, index: i32) -> Arc<Pod> {
+    let mut running = running(world).into_iter();
+    running.find(|pod| pods::index_of(pod) == Some(index)).unwrap()
+}
+
+fn rules(rules: &Value) -> Value {
+    json!({"completionMode": "Indexed", "parallelism": 3, "completions": 3, "backoffLimit": 6,
+        "podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": rules}})
+}
+
+#[test]
+fn an_exit_code_that_is_fatal_fails_the_job_early_and_its_pods_go() {
+    let codes = json!({"operator": "In", "values": [42]});
+    let mut world = world(&rules(&json!([{"action": "FailJob", "onExitCodes": codes}])));
+    settle(&mut world, 100);
+    let pod = of_index(&world, 1);
+    exit(&mut world, &pod, 42);
+    settle(&mut world, 101);
+    assert!(has(&world, "FailureTarget") && has(&world, "Failed"));
+    let reason = status(&world)["conditions"][0]["reason"].clone();
+    assert_eq!(reason, "PodFailurePolicy");
+    assert!(running(&world).is_empty());
+}
+
+#[test]
+fn an_ignored_failure_is_replaced_at_once_and_not_counted() {
+    let disrupted = json!([{"type": "DisruptionTarget", "status": "True"}]);
+    let mut world = world(&rules(
+        &json!([{"action": "Ignore", "onPodConditions": disrupted}]),
+    ));
+    settle(&mut world, 100);
+    let pod = of_index(&world, 0);
+    world.change::<Pod>("a", pod.metadata.name.as_deref().unwrap(), |pod| {
+        pod["status"] = json!({"phase": "Failed", "conditions": disrupted});
+    });
+    settle(&mut world, 101);
+    assert_eq!(running(&world).len(), 3);
+    assert_eq!(status(&world)["failed"], Value::Null);
+    assert!(!pods::has_finalizer(
+        &world.get("a", pod.metadata.name.as_deref().unwrap()).unwrap()
+    ));
+}
+
+#[test]
+fn each_index_has_its_own_limit_and_the_job_fails_when_all_others_are_done() {
+    let spec = json!({"completionMode": "Indexed", "parallelism": 2, "completions": 2,
+        "backoffLimit": 100, "backoffLimitPerIndex": 1});
+    let mut world = world(&spec);
+    settle(&mut world, 9);
+    let pod = of_index(&world, 0);
+    exit(&mut world, &pod, 1);
+    let waiting = settle(&mut world, 11);
+    assert_eq!(
+        waiting.requeue_after,
+        Some(time::seconds(9)),
+        "the index waits, ten seconds from its end"
+    );
+    assert_eq!(status(&world)["failedIndexes"], "");
+    settle(&mut world, 21);
+    let again = of_index(&world, 0);
+    assert_eq!(
+        again.metadata.annotations.as_ref().unwrap()[failures::INDEX_FAILURES],
+        "1"
+    );
+    exit(&mut world, &again, 1);
+    settle(&mut world, 22);
+    assert_eq!(status(&world)["failedIndexes"], "0");
+    assert_eq!(running(&world).len(), 1, "the other index goes on");
+    let pod = of_index(&world, 1);
+    exit(&mut world, &pod, 0);
+    settle(&mut world, 30);
+    assert!(has(&world, "Failed"));
+    assert_eq!(
+        (&status(&world)["failed"], &status(&world)["completedIndexes"]),
+        (&json!(2), &json!("1"))
+    );
+    assert!(world.all::<Pod>().iter().all(|pod| !pods::has_finalizer(pod)));
+}
+
+#[test]
+fn too_many_failed_indexes_end_the_job() {
+    let spec = json!({"completionMode": "Indexed", "parallelism": 3, "completions": 3,
+        "backoffLimit": 100, "backoffLimitPerIndex": 0, "maxFailedIndexes": 0});
+    let mut world = world(&spec);
+    settle(&mut world, 9);
+    let pod = of_index(&world, 2);
+    exit(&mut world, &pod, 1);
+    settle(&mut world, 10);
+    assert_eq!(
+        status(&world)["conditions"][0]["reason"],
+        "MaxFailedIndexesExceeded"
+    );
+    assert!(has(&world, "Failed") && running(&world).is_empty());
+}
+
+#[test]
+fn a_success_policy_ends_the_job_while_indexes_still_run() {
+    let spec = json!({"completionMode": "Indexed", "parallelism": 3, "completions": 3,
+        "successPolicy": {"rules": [{"succeededIndexes": "1-2", "succeededCount": 1}]}});
+    let mut world = world(&spec);
+    settle(&mut world, 9);
+    let pod = of_index(&world, 0);
+    exit(&mut world, &pod, 0);
+    settle(&mut world, 10);
+    assert!(!has(&world, "SuccessCriteriaMet"));
+    let pod = of_index(&world, 2);
+    exit(&mut world, &pod, 0);
+    settle(&mut world, 11);
+    assert_eq!(status(&world)["conditions"][0]["reason"], "SuccessPolicy");
+    assert!(has(&world, "Complete") && running(&world).is_empty());
 }
