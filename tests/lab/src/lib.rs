@@ -1,5 +1,8 @@
 //! A place for one test: a process in a network and mount namespace of its own, with a bpffs and a cgroup, all of which end
 //! with it. No route leads out of it, so made-up addresses stay inside.
+mod lan;
+pub use lan::*;
+
 use agent_datapath::{Datapath, DatapathConfig, Sizes};
 use agent_services::{
     EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView,

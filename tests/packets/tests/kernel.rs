@@ -1,10 +1,9 @@
-//! The same table through the loaded programs, by PROG_TEST_RUN (root).
-use agent_services::ObjectName;
-use anyhow::{Result, ensure};
+//! The fixtures through the loaded programs, by PROG_TEST_RUN (root).
+use anyhow::{Result, bail, ensure};
 use datapath_abi::{Proto, Reason, programs};
 use datapath_logic::packet::parse;
-use tests_lab::{Lab, isolated, service, slice};
-use tests_packets::{Case, Frame, Hook, Outcome, Step, at, checksums_hold, flag, table, wire};
+use tests_lab::{Lab, isolated};
+use tests_packets::{Case, Done, Frame, Hook, at, cases, check, flag, node, settings};
 
 const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
@@ -14,105 +13,133 @@ fn program(hook: Hook) -> &'static str {
     match hook {
         Hook::FromPod => programs::FROM_POD,
         Hook::ToPod => programs::TO_POD,
+        Hook::FromUplink => programs::FROM_UPLINK,
+        Hook::ToUplink => programs::TO_UPLINK,
     }
 }
 
 /// Programs the services of a case, one object each.
 fn serve(lab: &mut Lab, case: &Case) -> Result<()> {
-    for (i, (vip, proto, endpoints)) in case.services.iter().enumerate() {
-        let name = format!("s{i}");
-        let endpoints: Vec<_> = endpoints.iter().map(|e| at(e)).collect();
-        lab.planner.service(service(&name, at(vip), *proto));
-        lab.planner
-            .slice(slice(&name, at(vip).is_ipv4(), *proto, &endpoints));
+    for service in &case.services {
+        lab.planner.service(service.view.clone());
+        lab.planner.slice(service.slice.clone());
     }
     lab.program()
 }
 
 fn unserve(lab: &mut Lab, case: &Case) -> Result<()> {
-    for i in 0..case.services.len() {
-        lab.planner
-            .service_gone(&ObjectName::new("default", &format!("s{i}")));
+    for service in &case.services {
+        lab.planner.service_gone(&service.view.name);
     }
     lab.program()?;
     ensure!(lab.datapath.existing()? == agent_services::Existing::default());
     Ok(())
 }
 
-fn check(lab: &Lab, step: &Step) -> Result<()> {
-    let sent = step.frame.bytes();
-    let (verdict, got) = lab.datapath.try_packet(program(step.hook), &sent)?;
-    match &step.outcome {
-        Outcome::Dropped => ensure!(verdict == TC_ACT_SHOT, "verdict {verdict}"),
-        Outcome::Untouched => ensure!(
-            verdict == TC_ACT_OK && got == sent,
-            "verdict {verdict}, or changed"
-        ),
-        Outcome::SentTo(to) => {
-            let (addr, port) = wire(to);
-            let expected = Frame {
-                to: (addr.to_ip(), port.get()).into(),
-                ..step.frame.clone()
-            };
-            ensure!(verdict == TC_ACT_OK, "verdict {verdict}");
-            ensure!(
-                got == expected.bytes(),
-                "{got:02x?}\nwanted {:02x?}",
-                expected.bytes()
-            );
-        }
-        Outcome::ComesFrom(from) => {
-            let (addr, port) = wire(from);
-            let expected = Frame {
-                from: (addr.to_ip(), port.get()).into(),
-                ..step.frame.clone()
-            };
-            ensure!(verdict == TC_ACT_OK, "verdict {verdict}");
-            ensure!(
-                got == expected.bytes(),
-                "{got:02x?}\nwanted {:02x?}",
-                expected.bytes()
-            );
-        }
-        Outcome::Rejected => rejected(&step.frame, &sent, verdict, &got)?,
-    }
-    Ok(())
-}
-
-/// An answer: turned round, with right checksums, a reset for TCP and the quoted datagram for UDP.
-fn rejected(frame: &Frame, sent: &[u8], verdict: u32, got: &[u8]) -> Result<()> {
-    ensure!(verdict == TC_ACT_REDIRECT, "verdict {verdict}");
-    ensure!(
-        got[..6] == sent[6..12] && got[6..12] == sent[..6],
-        "the Ethernet header is not turned"
-    );
-    ensure!(checksums_hold(got), "wrong checksum in {got:02x?}");
-    let p = parse(got).map_err(|e| anyhow::anyhow!("{e:?}"))?;
-    ensure!(p.dst.to_ip() == frame.from.ip() && p.src.to_ip() == frame.to.ip());
-    if frame.proto == Proto::TCP {
-        ensure!(p.tcp_flags == flag::RST || p.tcp_flags == flag::RST | flag::ACK);
-        ensure!(p.dport.get() == frame.from.port() && p.sport.get() == frame.to.port());
-    } else {
-        let quote = &got[p.l4 as usize + 8..];
-        ensure!(*quote == sent[14..14 + quote.len()], "the quote differs");
-    }
-    Ok(())
+fn run(lab: &Lab, hook: Hook, frame: &[u8]) -> Result<Done> {
+    let (verdict, got) = lab.datapath.try_packet(program(hook), frame)?;
+    Ok(match verdict {
+        TC_ACT_OK => Done::Passed(got),
+        TC_ACT_SHOT => Done::Dropped,
+        TC_ACT_REDIRECT => Done::Rejected(Some(got)),
+        other => bail!("verdict {other}"),
+    })
 }
 
 #[test]
-fn the_programs_do_with_every_packet_what_the_table_says() {
-    isolated("the_programs_do_with_every_packet_what_the_table_says", |lab| {
-        for case in table() {
+fn the_programs_do_with_every_packet_what_the_fixtures_say() {
+    isolated("the_programs_do_with_every_packet_what_the_fixtures_say", |lab| {
+        lab.planner.set_node(node());
+        lab.datapath.set_settings(&settings())?;
+        for case in cases() {
             serve(lab, &case)?;
-            for step in &case.steps {
-                check(lab, step).map_err(|e| e.context(format!("{}: {:?}", case.name, step.frame)))?;
-            }
+            check(&case, |hook, frame| run(lab, hook, frame))?;
             unserve(lab, &case)?;
             // Flows of one case must not answer for the next.
             lab.datapath.forget_flows()?;
         }
         Ok(())
     });
+}
+
+#[test]
+fn traffic_of_a_service_is_counted_for_it() {
+    isolated("traffic_of_a_service_is_counted_for_it", |lab| {
+        let (vip, client) = (at("10.96.0.10:80"), at("10.244.0.9:4000"));
+        lab.serve("web", vip, Proto::TCP, &[at("10.244.0.2:8080")])?;
+        lab.serve("none", at("10.96.0.11:80"), Proto::TCP, &[])?;
+        for flags in [flag::SYN, flag::ACK] {
+            let there = Frame::new(Proto::TCP, flags, client, vip).bytes();
+            lab.datapath.try_packet(programs::FROM_POD, &there)?;
+        }
+        let back = Frame::new(Proto::TCP, flag::ACK, at("10.244.0.2:8080"), client).bytes();
+        lab.datapath.try_packet(programs::TO_POD, &back)?;
+        let refused = Frame::new(Proto::TCP, flag::SYN, client, at("10.96.0.11:80")).bytes();
+        lab.datapath.try_packet(programs::FROM_POD, &refused)?;
+        let traffic = lab.datapath.dump()?.traffic;
+        let of = |owner: &str| traffic.iter().find(|t| t.owner == owner).map(|t| t.counts);
+        let (web, none) = (
+            of("default/web:p").unwrap_or_default(),
+            of("default/none:p").unwrap_or_default(),
+        );
+        ensure!(
+            (web.connections, web.packets, web.refusals) == (1, 3, 0),
+            "{web:?}"
+        );
+        ensure!(
+            (none.connections, none.packets, none.refusals) == (0, 0, 1),
+            "{none:?}"
+        );
+        lab.planner
+            .service_gone(&agent_services::ObjectName::new("default", "web"));
+        lab.program()?;
+        ensure!(
+            !lab.datapath.dump()?.traffic.iter().any(|t| t.counts.packets > 0),
+            "counts of a deleted service stay"
+        );
+        Ok(())
+    });
+}
+
+/// What the XDP program can be asked without a device: what it leaves to the stack, and what it drops.
+#[test]
+fn the_xdp_program_leaves_to_the_stack_what_it_cannot_send_back() {
+    isolated(
+        "the_xdp_program_leaves_to_the_stack_what_it_cannot_send_back",
+        |lab| {
+            const XDP_DROP: u32 = 1;
+            const XDP_PASS: u32 = 2;
+            lab.planner.set_node(node());
+            lab.datapath.set_settings(&settings())?;
+            for case in cases()
+                .iter()
+                .filter(|c| c.steps.iter().any(|s| s.hook == Hook::FromUplink))
+            {
+                serve(lab, case)?;
+                for step in case
+                    .steps
+                    .iter()
+                    .filter(|s| s.hook == Hook::FromUplink && !s.to_given)
+                {
+                    let frame = step.frame(0).bytes();
+                    let (verdict, got) = lab.datapath.try_packet(programs::XDP_UPLINK, &frame)?;
+                    let drops = step.outcome == tests_packets::Outcome::Dropped
+                        && case.name.starts_with("source ranges");
+                    let wanted = if drops { XDP_DROP } else { XDP_PASS };
+                    ensure!(
+                        verdict == wanted,
+                        "{}: {}: verdict {verdict}",
+                        case.name,
+                        step.text
+                    );
+                    ensure!(drops || got == frame, "{}: {}: changed", case.name, step.text);
+                }
+                unserve(lab, case)?;
+                lab.datapath.forget_flows()?;
+            }
+            Ok(())
+        },
+    );
 }
 
 #[test]
