@@ -3,7 +3,7 @@ use crate::maps::{FLOWS, FRAGMENTS, Kernel, tally};
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use datapath_abi::{Flow, FlowKey, FlowRole, FragmentKey, FragmentPorts};
 use datapath_logic::FlowTable;
-use datapath_logic::flow::{Known, Seen, advance, known};
+use datapath_logic::flow::{Known, Seen, advance, known, spent};
 
 /// Whether a packet of an entry counts for the service: it meets another entry in the other stage, and counts once.
 #[inline(always)]
@@ -48,6 +48,12 @@ impl FlowTable for Kernel {
     #[inline(always)]
     fn claim(&self, key: &FlowKey, flow: &Flow) -> bool {
         FLOWS.insert(key, flow, BPF_NOEXIST as u64).is_ok()
+    }
+
+    #[inline(always)]
+    fn is_spent(&self, key: &FlowKey, now: u64) -> bool {
+        // SAFETY: as for `touch`.
+        unsafe { FLOWS.get(key).is_some_and(|f| spent(f, key.proto, now)) }
     }
 
     #[inline(always)]

@@ -9,6 +9,8 @@ const UDP_BOTH_WAYS: u64 = 120 * SECOND;
 const TCP_OPENING: u64 = 120 * SECOND;
 const TCP_OPEN: u64 = 5 * 24 * 3600 * SECOND;
 const TCP_CLOSING: u64 = 120 * SECOND;
+/// How long an endpoint that has closed its side is silent before its port of this node may be another client's.
+const TCP_SILENT: u64 = 2 * SECOND;
 
 /// What one packet tells about its flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +77,16 @@ pub fn lifetime(proto: Proto, state: FlowState) -> u64 {
     }
 }
 
+/// Whether a port that this node gave to a client can be given again: its time is over, or the endpoint has closed the
+/// connection and been silent since. Without the latter, a client that opens and closes would use all of them up within the two minutes that
+/// a closed connection is remembered.
+#[inline(always)]
+pub fn spent(flow: &Flow, proto: Proto, now: u64) -> bool {
+    let silent = now.saturating_sub(flow.seen);
+    let closed = flow.state == FlowState::CLOSING || flow.state == FlowState::CLOSED;
+    silent > lifetime(proto, flow.state) || (proto == Proto::TCP && closed && silent > TCP_SILENT)
+}
+
 #[inline(always)]
 fn expired(flow: &Flow, seen: &Seen) -> bool {
     seen.now.saturating_sub(flow.seen) > lifetime(seen.proto, flow.state)
@@ -131,6 +143,16 @@ mod tests {
         assert!(!advance(&mut f, &tcp(3, tcp::ACK)).over);
         assert_eq!(f.state, FlowState::ESTABLISHED);
         assert!(advance(&mut f, &tcp(4, tcp::SYN)).over);
+    }
+
+    #[test]
+    fn a_closed_connection_is_spent_when_its_endpoint_has_been_silent() {
+        let mut f = Flow::default();
+        advance(&mut f, &tcp(SECOND, tcp::SYN | tcp::ACK));
+        assert!(!spent(&f, Proto::TCP, 100 * SECOND), "it is open");
+        advance(&mut f, &tcp(100 * SECOND, tcp::FIN | tcp::ACK));
+        assert!(!spent(&f, Proto::TCP, 101 * SECOND));
+        assert!(spent(&f, Proto::TCP, 103 * SECOND));
     }
 
     #[test]

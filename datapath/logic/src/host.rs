@@ -97,6 +97,12 @@ impl FlowTable for Host {
         let free = !self.flows.borrow().contains_key(key);
         free && self.insert(key, flow)
     }
+    fn is_spent(&self, key: &FlowKey, now: u64) -> bool {
+        let flows = self.flows.borrow();
+        flows
+            .get(key)
+            .is_some_and(|f| crate::flow::spent(f, key.proto, now))
+    }
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
         self.fragments.borrow().get(key).copied()
     }

@@ -38,6 +38,12 @@ pub trait FlowTable {
     fn insert(&self, key: &FlowKey, flow: &Flow) -> bool;
     /// Writes an entry only where there is none (`BPF_NOEXIST`); false otherwise.
     fn claim(&self, key: &FlowKey, flow: &Flow) -> bool;
+    /// Whether there is an entry that is [`spent`](crate::flow::spent). Without an answer of its own, a table gives no port
+    /// twice.
+    #[inline(always)]
+    fn is_spent(&self, _key: &FlowKey, _now: u64) -> bool {
+        false
+    }
     /// The ports of a datagram's first fragment.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
     /// Remembers them; where there is no room, later fragments are not translated.

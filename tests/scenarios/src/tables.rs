@@ -4,7 +4,7 @@ use datapath_abi::{
     Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
     FrontendValue, MaglevKey, Member, MemberKey, Range, Settings, SourceRangeKey,
 };
-use datapath_logic::flow::{Known, Seen, advance, known};
+use datapath_logic::flow::{Known, Seen, advance, known, spent};
 use datapath_logic::{FlowTable, Tables};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -87,6 +87,10 @@ impl FlowTable for View<'_> {
     fn claim(&self, key: &FlowKey, flow: &Flow) -> bool {
         let free = !self.flows.borrow().contains_key(key);
         free && self.insert(key, flow)
+    }
+    fn is_spent(&self, key: &FlowKey, now: u64) -> bool {
+        let flows = self.flows.borrow();
+        flows.get(key).is_some_and(|f| spent(f, key.proto, now))
     }
     fn fragment(&self, _: &FragmentKey) -> Option<FragmentPorts> {
         None

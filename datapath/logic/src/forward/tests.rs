@@ -114,6 +114,32 @@ fn a_new_connection_is_dropped_when_no_port_towards_the_endpoint_is_left() {
 }
 
 #[test]
+fn ports_of_connections_that_are_closed_are_given_again() {
+    let h = remote();
+    sent_on(&h, CLIENT, "192.0.2.1", 1);
+    let taken = h
+        .flows
+        .borrow()
+        .keys()
+        .find(|k| k.dst == ip("192.0.2.1") && k.src == ip("10.0.9.1"))
+        .copied();
+    for port in 1..=u16::MAX {
+        let key = datapath_abi::FlowKey {
+            dport: Be16::new(port),
+            ..taken.unwrap()
+        };
+        h.flows.borrow_mut().entry(key).or_default().state = datapath_abi::FlowState::CLOSING;
+    }
+    let bytes = frame(CLIENT, "192.0.2.1", Proto::TCP, 2, 30080, b"");
+    assert_eq!(
+        verdict(&h, &bytes, from_uplink),
+        Verdict::Drop(Reason::NatPortsUsedUp)
+    );
+    h.clock.set(3_000_000_000);
+    assert!(matches!(verdict(&h, &bytes, from_uplink), Verdict::Rewrite(..)));
+}
+
+#[test]
 fn a_pod_that_draws_itself_is_answered() {
     for (pod, vip) in [("10.0.0.7", "10.96.0.1"), ("fd00::7", "fd00:10:96::1")] {
         let h = host(vip, 80, Proto::TCP, &[(pod, 8080)]);
