@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// Between two looks at a node: three in vain, and another takes its place within a second.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(200);
 /// Looks in vain until a node counts as lost.
 const IN_VAIN: u32 = 3;
 

@@ -90,9 +90,8 @@ fn settle(
 fn attach(datapath: &Datapath, name: &str, kind: Kind) -> Result<(), DatapathError> {
     match kind {
         Kind::Uplink => {
-            let mode = datapath.attach_uplink(name, XdpChoice::Auto)?;
-            tracing::info!(device = name, %mode, "services are served to what arrives here");
-            Ok(())
+            // It tells itself how it does that, and why.
+            datapath.attach_uplink(name, XdpChoice::Auto).map(drop)
         }
         Kind::Pod => datapath.attach_pod_device(name),
     }

@@ -4,6 +4,7 @@ mod data_path;
 mod healing;
 mod kubectl;
 mod names;
+mod services;
 mod support;
 mod traces;
 
@@ -58,6 +59,26 @@ const CASES: &[(&str, Case)] = &[
         names::a_pod_of_a_headless_service,
     ),
     ("no_lookup_is_lost_over_a_killed_agent", names::no_lookup_is_lost),
+    (
+        "a_load_balancer_is_reached_from_outside_over_both_families",
+        services::a_load_balancer_is_reached,
+    ),
+    (
+        "node_ports_are_reached_from_outside_and_from_a_node",
+        services::node_ports_are_reached,
+    ),
+    (
+        "external_policy_local_keeps_the_clients_address_and_health_ports_count",
+        services::policy_local_keeps_the_client,
+    ),
+    (
+        "a_client_from_outside_with_affinity_stays_with_its_endpoint",
+        services::a_client_with_affinity_stays,
+    ),
+    (
+        "an_announced_address_moves_when_its_node_is_lost",
+        services::an_address_moves,
+    ),
     ("logs_and_exec_reach_the_container", kubectl::logs_and_exec),
     (
         "get_describe_explain_and_api_resources_answer_as_anywhere",

@@ -1,0 +1,221 @@
+//! Services as others on the nodes' network reach them: the router's namespace is the outside.
+
+use crate::support::Cluster;
+use agent_network::netns::NetNs;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// For something to come about that takes a moment by its nature.
+const SOON: Duration = Duration::from_secs(20);
+
+/// The network namespace of the router.
+struct Outside(PathBuf);
+
+impl Outside {
+    fn of(cluster: &Cluster) -> Result<Self> {
+        let file = Path::new("/run/skep").join(&cluster.name).join("processes.json");
+        let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+        let pid = all["server"]["pid"].as_u64().context("the server's process")?;
+        Ok(Self(PathBuf::from(format!("/proc/{pid}/ns/net"))))
+    }
+
+    /// The whole answer to a GET, from a new connection.
+    fn get(&self, to: SocketAddr, within: Duration) -> Result<String> {
+        let path = self.0.clone();
+        let ask = move || -> Result<String> {
+            NetNs::open(&path)?.enter()?;
+            let mut stream = TcpStream::connect_timeout(&to, within)?;
+            stream.set_read_timeout(Some(within))?;
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        std::thread::spawn(ask)
+            .join()
+            .map_err(|_| anyhow!("the client panicked"))?
+    }
+
+    fn run(&self, command: &[&str]) -> Result<()> {
+        let mut nsenter = Command::new("nsenter");
+        let status = nsenter
+            .arg(format!("--net={}", self.0.display()))
+            .args(command)
+            .status()?;
+        ensure!(status.success(), "{command:?} failed");
+        Ok(())
+    }
+}
+
+/// Makes a service of the example's pods; waits for its addresses.
+fn service(cluster: &Cluster, name: &str, spec: &str) -> Result<Vec<IpAddr>> {
+    cluster.apply_example("hello.yaml")?;
+    cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"])?;
+    cluster.apply(&format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: hello}}, \
+         ports: [{{port: 80, targetPort: 8080}}], {spec}}}}}"
+    ))?;
+    let ips = eventually(|| {
+        let all = get(cluster, name, "{.status.loadBalancer.ingress[*].ip}")?;
+        ensure!(spec.contains("NodePort") || !all.is_empty(), "no address yet");
+        Ok(all)
+    })?;
+    ips.split_whitespace().map(|ip| Ok(ip.parse()?)).collect()
+}
+
+fn get(cluster: &Cluster, service: &str, path: &str) -> Result<String> {
+    cluster.kubectl(&["get", "service", service, "-o", &format!("jsonpath={path}")])
+}
+
+/// Tries until it works, for a bounded time.
+fn eventually<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + SOON;
+    loop {
+        match work() {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+            other => return other,
+        }
+    }
+}
+
+/// The pods that answer so many requests, all of which have to be answered.
+fn pods(outside: &Outside, to: SocketAddr, count: usize) -> Result<BTreeSet<String>> {
+    eventually(|| outside.get(to, PATIENCE))?;
+    (0..count)
+        .map(|_| word(&outside.get(to, PATIENCE)?, "pod="))
+        .collect()
+}
+
+fn word(answer: &str, name: &str) -> Result<String> {
+    let found = answer.split_whitespace().find_map(|word| word.strip_prefix(name));
+    found
+        .map(str::to_owned)
+        .with_context(|| format!("no {name} in: {answer}"))
+}
+
+fn node_addresses(cluster: &Cluster) -> Result<Vec<IpAddr>> {
+    let path = "jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
+    let all = cluster.kubectl(&["get", "nodes", "-o", path])?;
+    all.split_whitespace().map(|ip| Ok(ip.parse()?)).collect()
+}
+
+pub fn a_load_balancer_is_reached(cluster: &Cluster) -> Result<()> {
+    let outside = Outside::of(cluster)?;
+    let ips = service(
+        cluster,
+        "balanced",
+        "type: LoadBalancer, ipFamilyPolicy: RequireDualStack",
+    )?;
+    ensure!(ips.len() == 2, "one address of each family, not {ips:?}");
+    for ip in ips {
+        let seen = pods(&outside, SocketAddr::new(ip, 80), 60)?;
+        ensure!(seen.len() == 3, "sixty connections to {ip} reached {seen:?}");
+    }
+    Ok(())
+}
+
+pub fn node_ports_are_reached(cluster: &Cluster) -> Result<()> {
+    let outside = Outside::of(cluster)?;
+    service(
+        cluster,
+        "ported",
+        "type: NodePort, ipFamilyPolicy: RequireDualStack",
+    )?;
+    let port: u16 = get(cluster, "ported", "{.spec.ports[0].nodePort}")?.parse()?;
+    let addresses = node_addresses(cluster)?;
+    ensure!(addresses.len() == 4, "two nodes, two families: {addresses:?}");
+    cluster.client("port-client", &cluster.nodes()?[0], true)?;
+    for ip in addresses {
+        let to = SocketAddr::new(ip, port);
+        let seen = pods(&outside, to, 60)?;
+        ensure!(seen.len() == 3, "sixty connections to {to} reached {seen:?}");
+        let said = cluster.ask("port-client", &[&format!("http://{to}"), "-n", "10"])?;
+        ensure!(
+            said.contains("10 answered, 0 failed"),
+            "from a node to {to}: {said}"
+        );
+    }
+    Ok(())
+}
+
+pub fn policy_local_keeps_the_client(cluster: &Cluster) -> Result<()> {
+    let outside = Outside::of(cluster)?;
+    let ips = service(
+        cluster,
+        "local",
+        "type: LoadBalancer, externalTrafficPolicy: Local",
+    )?;
+    let to = SocketAddr::new(*ips.first().context("an address")?, 80);
+    for _ in 0..10 {
+        let client = word(&eventually(|| outside.get(to, PATIENCE))?, "client=")?;
+        ensure!(client.starts_with("10.89.0.1:"), "the pod saw {client}");
+    }
+    let port: u16 = get(cluster, "local", "{.spec.healthCheckNodePort}")?.parse()?;
+    let mut total = 0;
+    for ip in node_addresses(cluster)?.into_iter().filter(IpAddr::is_ipv4) {
+        let answer = eventually(|| outside.get(SocketAddr::new(ip, port), PATIENCE))?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("a body")?;
+        let body: serde_json::Value = serde_json::from_str(body)?;
+        let count = body["localEndpoints"].as_u64().context("a count")?;
+        ensure!(
+            answer.starts_with(if count > 0 { "HTTP/1.1 200" } else { "HTTP/1.1 503" }),
+            "{answer}"
+        );
+        total += count;
+    }
+    ensure!(total == 3, "the nodes tell of {total} of three endpoints");
+    Ok(())
+}
+
+pub fn a_client_with_affinity_stays(cluster: &Cluster) -> Result<()> {
+    let outside = Outside::of(cluster)?;
+    let ips = service(cluster, "sticky", "type: LoadBalancer, sessionAffinity: ClientIP")?;
+    let to = SocketAddr::new(*ips.first().context("an address")?, 80);
+    let seen = pods(&outside, to, 30)?;
+    ensure!(
+        seen.len() == 1,
+        "thirty connections of one client reached {seen:?}"
+    );
+    Ok(())
+}
+
+/// The link of the node that answers is cut; the other one steps in.
+pub fn an_address_moves(cluster: &Cluster) -> Result<()> {
+    let outside = Outside::of(cluster)?;
+    let ips = service(cluster, "moving", "type: LoadBalancer")?;
+    let to = SocketAddr::new(*ips.first().context("an address")?, 80);
+    eventually(|| outside.get(to, PATIENCE))?;
+    let number = owner(&outside, to.ip())?;
+    let link = format!("skep-n{number}");
+    outside.run(&["ip", "link", "set", &link, "down"])?;
+    let begun = Instant::now();
+    // Some of the endpoints are beyond the cut until the API knows: what counts is that one answers.
+    let answered = eventually(|| outside.get(to, Duration::from_millis(200)));
+    let took = begun.elapsed();
+    outside.run(&["ip", "link", "set", &link, "up"])?;
+    answered?;
+    ensure!(took < Duration::from_secs(3), "the address moved after {took:?}");
+    cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"])?;
+    Ok(())
+}
+
+/// The number of the node whose hardware address the router knows for the address; it ends with the node's number.
+fn owner(outside: &Outside, ip: IpAddr) -> Result<u8> {
+    let out = Command::new("nsenter")
+        .arg(format!("--net={}", outside.0.display()))
+        .args(["ip", "neigh", "show", &ip.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let mac = text.split_whitespace().skip_while(|w| *w != "lladdr").nth(1);
+    let Some(last) = mac.and_then(|mac| mac.rsplit(':').next()) else {
+        bail!("the router does not know who has {ip}: {text}");
+    };
+    Ok(u8::from_str_radix(last, 16)?)
+}
