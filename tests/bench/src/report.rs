@@ -5,6 +5,7 @@ use crate::stats::Row;
 use crate::svg;
 use anyhow::{Context, Result};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -46,7 +47,7 @@ fn number(x: Option<f64>) -> String {
 pub fn table(rows: &[Row]) -> String {
     let mut out = String::new();
     for measure in Measure::ALL {
-        let of: Vec<&Row> = rows.iter().filter(|r| r.measure == measure.name()).collect();
+        let of = measured(rows, measure);
         if of.is_empty() {
             continue;
         }
@@ -63,23 +64,48 @@ pub fn table(rows: &[Row]) -> String {
             "peer", "services", "p50", "p99", "spread", "runs", "/ direct"
         );
         for r in of {
-            let _ = match &r.skipped {
-                Some(reason) => writeln!(out, "  {:<28}{:>9}  skipped: {reason}", r.peer, r.services),
-                None => writeln!(
-                    out,
-                    "  {:<28}{:>9}{:>11}{:>11}{:>10}{:>6}{:>11}",
-                    r.peer,
-                    r.services,
-                    number(r.p50),
-                    number(r.p99),
-                    number(r.spread),
-                    r.runs,
-                    number(r.to_direct)
-                ),
-            };
+            let _ = writeln!(
+                out,
+                "  {:<28}{:>9}{:>11}{:>11}{:>10}{:>6}{:>11}",
+                r.peer,
+                r.services,
+                number(r.p50),
+                number(r.p99),
+                number(r.spread),
+                r.runs,
+                number(r.to_direct)
+            );
         }
     }
+    let skips = skips(rows);
+    if !skips.is_empty() {
+        out.push_str("\nskipped\n");
+    }
+    for ((peer, services, reason), measures) in skips {
+        let _ = writeln!(out, "  {peer} at {services}: {}: {reason}", measures.join(", "));
+    }
     out
+}
+
+/// The rows of a measure that have a value.
+fn measured(rows: &[Row], measure: Measure) -> Vec<&Row> {
+    rows.iter()
+        .filter(|r| r.measure == measure.name() && r.skipped.is_none())
+        .collect()
+}
+
+/// What could not be measured, by peer, number of services and reason.
+fn skips(rows: &[Row]) -> BTreeMap<(&str, u32, &str), Vec<&str>> {
+    let mut skips: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for r in rows {
+        if let Some(reason) = &r.skipped {
+            skips
+                .entry((r.peer, r.services, reason.as_str()))
+                .or_default()
+                .push(r.measure);
+        }
+    }
+    skips
 }
 
 /// Where it was measured.
@@ -115,10 +141,11 @@ impl Machine {
 
 fn page(folder: &Path, prefix: &str, args: &Args, rows: &[Row]) -> Result<()> {
     let machine = Machine::this();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let all = json!({
         "processor": machine.processor, "processors": machine.processors,
         "memory_gib": machine.memory_gib.round(), "kernel": machine.kernel, "commit": args.commit,
-        "load": fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
+        "load": load.trim(),
         "rows": rows,
     });
     write(
@@ -126,7 +153,8 @@ fn page(folder: &Path, prefix: &str, args: &Args, rows: &[Row]) -> Result<()> {
         &(serde_json::to_string_pretty(&all)? + "\n"),
     )?;
     let mut text = format!(
-        "# The service data plane, measured\n\nMade by `cargo xtask bench dataplane{}`; {} × {}, {:.0} GiB, Linux {}, commit {}.\n\n\
+        "# The service data plane, measured\n\nMade by `cargo xtask bench dataplane{}`; {} × {}, {:.0} GiB, Linux {}, commit {}. Load average at its\n\
+         end: {}; a quiet machine ends below 3.\n\n\
          Each peer is a node, a client pod and a server pod as network namespaces joined by veth pairs; all of a number of\n\
          services run side by side and are measured in turns of short blocks. p50 is the median of the blocks' medians, spread the\n\
          distance of their quartiles, p99 over all samples. A client chooses among all services at random.\n",
@@ -135,16 +163,28 @@ fn page(folder: &Path, prefix: &str, args: &Args, rows: &[Row]) -> Result<()> {
         machine.processor,
         machine.memory_gib,
         machine.kernel,
-        args.commit
+        args.commit,
+        load.split(' ').next().unwrap_or_default()
     );
     for measure in Measure::ALL {
-        let of: Vec<&Row> = rows.iter().filter(|r| r.measure == measure.name()).collect();
+        let of = measured(rows, measure);
         if of.is_empty() {
             continue;
         }
         let plot = format!("{prefix}-{}.svg", measure.name().replace('_', "-"));
         write(&folder.join(&plot), &plot_of(measure, &of))?;
         section(&mut text, measure, &of, &plot);
+    }
+    let skips = skips(rows);
+    if !skips.is_empty() {
+        text.push_str("\n## Skipped\n\n| peer | services | measures | why |\n|---|---|---|---|\n");
+    }
+    for ((peer, services, reason), measures) in skips {
+        let _ = writeln!(
+            text,
+            "| {peer} | {services} | {} | {reason} |",
+            measures.join(", ")
+        );
     }
     write(&folder.join(format!("{prefix}.md")), &text)
 }
@@ -159,24 +199,17 @@ fn section(text: &mut String, measure: Measure, rows: &[&Row], plot: &str) {
         measure.unit()
     );
     for r in rows {
-        let _ = match &r.skipped {
-            Some(reason) => writeln!(
-                text,
-                "| {} | {} | skipped: {reason} | | | | |",
-                r.peer, r.services
-            ),
-            None => writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | {} | {} |",
-                r.peer,
-                r.services,
-                number(r.p50),
-                number(r.p99),
-                number(r.spread),
-                r.runs,
-                number(r.to_direct)
-            ),
-        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            r.peer,
+            r.services,
+            number(r.p50),
+            number(r.p99),
+            number(r.spread),
+            r.runs,
+            number(r.to_direct)
+        );
     }
 }
 
