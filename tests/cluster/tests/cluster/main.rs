@@ -5,6 +5,7 @@ mod healing;
 mod kubectl;
 mod names;
 mod services;
+mod services_alone;
 mod support;
 mod traces;
 
@@ -78,6 +79,10 @@ const CASES: &[(&str, Case)] = &[
     (
         "an_announced_address_moves_when_its_node_is_lost",
         services::an_address_moves,
+    ),
+    (
+        "services_alone_survive_a_kill_and_start_without_a_way_to_the_api",
+        services_alone::services_without_a_kubelet,
     ),
     ("logs_and_exec_reach_the_container", kubectl::logs_and_exec),
     (

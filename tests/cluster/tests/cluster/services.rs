@@ -16,10 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SOON: Duration = Duration::from_secs(20);
 
 /// The network namespace of the router.
-struct Outside(PathBuf);
+pub struct Outside(PathBuf);
 
 impl Outside {
-    fn of(cluster: &Cluster) -> Result<Self> {
+    pub fn of(cluster: &Cluster) -> Result<Self> {
         let file = Path::new("/run/skep").join(&cluster.name).join("processes.json");
         let all: serde_json::Value = serde_json::from_slice(&std::fs::read(&file)?)?;
         let pid = all["server"]["pid"].as_u64().context("the server's process")?;
@@ -27,7 +27,7 @@ impl Outside {
     }
 
     /// The whole answer to a GET, from a new connection.
-    fn get(&self, to: SocketAddr, within: Duration) -> Result<String> {
+    pub fn get(&self, to: SocketAddr, within: Duration) -> Result<String> {
         let path = self.0.clone();
         let ask = move || -> Result<String> {
             NetNs::open(&path)?.enter()?;
@@ -43,7 +43,7 @@ impl Outside {
             .map_err(|_| anyhow!("the client panicked"))?
     }
 
-    fn run(&self, command: &[&str]) -> Result<()> {
+    pub fn run(&self, command: &[&str]) -> Result<()> {
         let mut nsenter = Command::new("nsenter");
         let status = nsenter
             .arg(format!("--net={}", self.0.display()))
@@ -75,7 +75,7 @@ fn get(cluster: &Cluster, service: &str, path: &str) -> Result<String> {
 }
 
 /// Tries until it works, for a bounded time.
-fn eventually<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+pub fn eventually<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + SOON;
     loop {
         match work() {
