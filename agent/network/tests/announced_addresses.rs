@@ -70,7 +70,7 @@ impl Space {
         self.shell(&format!("ip neigh show {address} dev eth0"))
     }
 
-    /// Waits until the neighbour entry is as wanted.
+    /// Looks, by a process each time, until the neighbour entry is as wanted.
     fn wait_for(&self, address: &str, wanted: impl Fn(&str) -> bool) -> String {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
@@ -79,7 +79,6 @@ impl Space {
                 return entry;
             }
             assert!(Instant::now() < end, "{address} is {entry:?}");
-            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
