@@ -12,7 +12,8 @@ use core::mem::MaybeUninit;
 use datapath_abi::{Proto, Reason, SetId};
 use datapath_logic::forward::{self, Gate, Step, Verdict, Work};
 use datapath_logic::packet::{ETHERNET, Mend, NotParsed, parse};
-use datapath_logic::{Packet, PacketMut, Parsed, reject, rewrite};
+use datapath_logic::rewrite::Rewrite;
+use datapath_logic::{Packet, PacketMut, Parsed, reject, rewrite, sctp};
 
 /// Go on; with clsact and TCX alike.
 const PASS: i32 = TC_ACT_OK as i32;
@@ -61,6 +62,25 @@ impl PacketMut for Skb {
                 unsafe { bpf_l4_csum_replace(self.0, check, from, to, zero | header | size) == 0 }
             }
         }
+    }
+
+    #[inline(always)]
+    fn mend_sctp(&mut self, _: &Rewrite) -> bool {
+        // SAFETY: this program's own context.
+        unsafe { mend_sctp(self.0) != 0 }
+    }
+}
+
+/// Mends the checksum of the SCTP packet whose rewrite was decided; 0 if it is too short.
+///
+/// # Safety
+/// `skb` is the context that the kernel passed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+unsafe extern "C" fn mend_sctp(skb: *mut __sk_buff) -> u32 {
+    match current().map(|run| &run.work.verdict) {
+        Some(Verdict::Rewrite(r, _)) => sctp::mend(&mut Skb(skb), r) as u32,
+        _ => 0,
     }
 }
 

@@ -15,7 +15,7 @@ use aya::Ebpf;
 use datapath_abi::{
     Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member,
     MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId, Settings,
-    SourceRangeKey, maps,
+    SourceRangeKey, maps, programs,
 };
 use std::fs;
 use std::net::IpAddr;
@@ -283,7 +283,18 @@ impl Datapath {
     /// program's verdict (`TC_ACT_*`) and the frame as it left. Counters and flows change as with a real packet.
     pub fn try_packet(&self, program: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
         let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        object::test_run(&ebpf, program, frame)
+        object::test_run(&ebpf, program, frame, &[])
+    }
+
+    /// As [`try_packet`](Self::try_packet), through the XDP program and as if the device had received the frame: with the routes and
+    /// neighbours of the calling thread's network namespace. Returns `XDP_*` and the frame. Needs Linux 5.15.
+    pub fn try_uplink_packet(&self, device: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+        let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = attach::device_index(device).map_err(|e| DatapathError::path(device)(e.into()))?;
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, frame.len() as u32, 0, index, 0, 0];
+        let bytes: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        object::test_run(&ebpf, programs::XDP_UPLINK, frame, &bytes)
     }
 
     /// Whether all socket hooks are in place.

@@ -62,12 +62,19 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 }
 
 /// Runs a TC or XDP program once on a frame.
-pub(crate) fn test_run(ebpf: &Ebpf, name: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
+/// With a context, where it is not empty.
+pub(crate) fn test_run(
+    ebpf: &Ebpf,
+    name: &str,
+    frame: &[u8],
+    context: &[u8],
+) -> Result<(u32, Vec<u8>), DatapathError> {
     let missing = || DatapathError::Missing(name.to_owned());
     // An answer may be longer than the frame that caused it.
     let mut out = vec![0; frame.len() + 256];
     let options = TestRunOptions {
         data_in: Some(frame),
+        ctx_in: (!context.is_empty()).then_some(context),
         data_out: Some(&mut out),
         ..TestRunOptions::default()
     };

@@ -19,7 +19,7 @@ pub mod open;
 pub mod packet;
 pub mod reject;
 pub mod rewrite;
-mod sctp;
+pub mod sctp;
 pub mod socket;
 mod step;
 mod tables;

@@ -1,7 +1,6 @@
 //! Changing one end of a packet: address and port, with the checksums that cover them.
 use crate::checksum::update;
 use crate::packet::{ETHERNET, Mend, PacketMut, Parsed, Quoted};
-use crate::sctp;
 use datapath_abi::{Address, Be16, Proto};
 
 /// One end of a packet changes.
@@ -161,7 +160,7 @@ fn ends<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite) -> bool {
     let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());
     let mended = match check {
         Some(check) => packet.mend(check, &old, &new, transport(r.proto, false)),
-        None => sctp::mend(packet, r, &old, &new),
+        None => packet.mend_sctp(r),
     };
     mended && packet.write(r.port_at(), &new)
 }

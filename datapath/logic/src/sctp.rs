@@ -11,10 +11,9 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 const LENGTH_BITS: u32 = 16;
 
 /// Mends the checksum after the port at [`Rewrite::port_at`] changed. False beyond the end.
-///
-/// A function of its own: a kernel program has 512 bytes of stack, and what each part needs is needed in turns.
-#[inline(never)]
-pub fn mend<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, old: &[u8; 2], new: &[u8; 2]) -> bool {
+#[inline(always)]
+pub fn mend<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite) -> bool {
+    let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());
     let Some(end) = end(packet, r) else {
         return false;
     };
@@ -22,7 +21,7 @@ pub fn mend<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, old: &[u8; 2], n
         return false;
     };
     let behind = end.saturating_sub(r.port_at() + 2);
-    let change = delta(u16::from_le_bytes(*old) ^ u16::from_le_bytes(*new), behind);
+    let change = delta(u16::from_le_bytes(old) ^ u16::from_le_bytes(new), behind);
     // Both the wire and the reflected register have the lowest byte first.
     let after = u32::from_le_bytes(before) ^ change;
     packet.write(r.l4 + 8, &after.to_le_bytes())
@@ -45,18 +44,26 @@ fn delta(bits: u16, behind: u32) -> u32 {
         crc = times_x(crc);
         i += 1;
     }
-    // x to the power of 8 · 2^i, squared at each step.
-    let mut power = 0x0080_0000;
     let mut i = 0;
     while i < LENGTH_BITS {
-        let product = times(crc, power);
+        let product = times(crc, POWERS[i as usize]);
         let wanted = 0_u32.wrapping_sub((behind >> i) & 1);
         crc = (product & wanted) | (crc & !wanted);
-        power = times(power, power);
         i += 1;
     }
     crc
 }
+
+/// x to the power of 8 · 2^i: what 2^i bytes behind do.
+const POWERS: [u32; LENGTH_BITS as usize] = {
+    let mut all = [0x0080_0000; LENGTH_BITS as usize];
+    let mut i = 1;
+    while i < LENGTH_BITS as usize {
+        all[i] = times(all[i - 1], all[i - 1]);
+        i += 1;
+    }
+    all
+};
 
 /// Times x, modulo the polynomial.
 #[inline(always)]
@@ -66,7 +73,7 @@ const fn times_x(a: u32) -> u32 {
 
 /// The product of two polynomials, modulo the polynomial; the power 0 is the highest bit. No branches: the verifier walks each once.
 #[inline(always)]
-fn times(mut a: u32, b: u32) -> u32 {
+const fn times(mut a: u32, b: u32) -> u32 {
     let mut sum = 0;
     let mut i = 0;
     while i < 32 {

@@ -227,21 +227,23 @@ fn endpoint(addr: IpAddr) -> EndpointView {
     }
 }
 
-/// Until an address that was just added is routed: for IPv6 the kernel does that a moment later, on a worker of its own.
+/// Until an address that was just added receives: for IPv6 the kernel makes it a local one a moment later, on a worker of its own.
 fn reachable(ip: IpAddr) -> Result<()> {
-    let any: IpAddr = if ip.is_ipv4() {
-        [0; 4].into()
-    } else {
-        [0; 16].into()
-    };
-    let deadline = Instant::now() + Duration::from_secs(2);
-    while UdpSocket::bind((any, 0))?.connect((ip, 9)).is_err() {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !hears_itself(ip).unwrap_or(false) {
         if Instant::now() > deadline {
-            bail!("{ip} is not routed");
+            bail!("{ip} does not become an address of this node");
         }
         std::thread::yield_now();
     }
     Ok(())
+}
+
+fn hears_itself(ip: IpAddr) -> std::io::Result<bool> {
+    let socket = UdpSocket::bind((ip, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.send_to(b"?", socket.local_addr()?)?;
+    Ok(socket.recv(&mut [0; 8]).is_ok())
 }
 
 /// Runs a command in this thread's namespaces.

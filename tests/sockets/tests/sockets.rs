@@ -426,3 +426,137 @@ fn an_unconnected_udp_socket_reaches_the_new_endpoint_with_its_next_datagram() {
         Ok(())
     });
 }
+
+/// The part of the next test that runs in a process of its own, in a pod: talks to `SKEP_TEST_ASK` over a connected socket until
+/// that ends, tells so, connects again, and tells who answers then.
+fn client_in_a_pod() -> Result<()> {
+    let to = at(&std::env::var("SKEP_TEST_ASK")?);
+    let client = udp_client(to.is_ipv4())?;
+    client.connect(to)?;
+    let mut buf = [0; 64];
+    client.send(b"who?")?;
+    let n = client.recv(&mut buf)?;
+    println!("heard {}", String::from_utf8_lossy(&buf[..n]));
+    let e = client.recv(&mut buf).expect_err("its endpoint is gone");
+    println!("ended {:?}", e.kind());
+    Ok(())
+}
+
+/// Starts the client in a pod's namespace. It is in the node's cgroup, as a pod's process is.
+fn start_in(pod: &str, to: &str) -> Result<std::process::Child> {
+    Ok(std::process::Command::new("nsenter")
+        .arg(format!("--net=/run/netns/{pod}"))
+        .arg(std::env::current_exe()?)
+        .args(["--exact", WITHIN_A_SECOND, "--nocapture"])
+        .env("SKEP_TEST_ASK", to)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()?)
+}
+
+const WITHIN_A_SECOND: &str =
+    "connected_sockets_of_every_namespace_end_within_a_second_however_their_endpoint_went";
+
+/// Lines of a client's output, up to the one that begins so.
+fn until(lines: &mut impl Iterator<Item = std::io::Result<String>>, start: &str) -> Result<String> {
+    for line in lines {
+        let line = line?;
+        // The first line stands behind the name of the test.
+        if let Some(at) = line.find(start) {
+            return Ok(line[at + start.len()..].to_owned());
+        }
+    }
+    anyhow::bail!("the client in the pod never said `{start}`")
+}
+
+#[test]
+fn connected_sockets_of_every_namespace_end_within_a_second_however_their_endpoint_went() {
+    if std::env::var_os("SKEP_TEST_ASK").is_some() {
+        client_in_a_pod().expect("the client runs");
+        return;
+    }
+    isolated(WITHIN_A_SECOND, |lab| {
+        use std::io::{BufRead as _, BufReader};
+        lab.forward()?;
+        lab.pod("server", "10.244.0.2", "fd00:10:244::2")?;
+        lab.pod("client", "10.244.0.9", "fd00:10:244::9")?;
+        let server = lab.pod("other", "10.244.0.3", "fd00:10:244::3")?;
+        let socket = server.within(|| UdpSocket::bind("10.244.0.3:8080"))??;
+        thread::spawn(move || {
+            let mut buf = [0; 64];
+            while let Ok((_, from)) = socket.recv_from(&mut buf) {
+                let _ = socket.send_to(b"other", from);
+            }
+        });
+        let endpoint = at("10.244.0.3:8080");
+        let name = agent_services::ObjectName::new("default", "dns");
+        for how in ["scaled to zero", "replaced", "deleted", "without its node port"] {
+            lab.planner.set_node(agent_services::Node {
+                node_port_addresses: vec!["10.244.0.77".parse()?],
+                ..lab.planner.node().clone()
+            });
+            let mut view = tests_lab::service("dns", at(V4.0), Proto::UDP);
+            view.ports[0].node_port = 30053;
+            lab.planner.service(view.clone());
+            lab.endpoints("dns", true, Proto::UDP, &[endpoint])?;
+            let to = if how == "without its node port" {
+                "10.244.0.77:30053"
+            } else {
+                V4.0
+            };
+            // One in a pod, one of the node itself.
+            let mut child = start_in("client", to)?;
+            let own = udp_client(true)?;
+            own.connect(at(to))?;
+            own.send(b"who?")?;
+            own.recv(&mut [0; 64])?;
+            let mut lines = BufReader::new(child.stdout.take().context("its output is a pipe")?).lines();
+            ensure!(until(&mut lines, "heard ")? == "other");
+            let start = std::time::Instant::now();
+            match how {
+                "scaled to zero" => lab.endpoints("dns", true, Proto::UDP, &[])?,
+                "replaced" => lab.endpoints("dns", true, Proto::UDP, &[at("10.244.0.2:8080")])?,
+                "deleted" => {
+                    lab.planner.service_gone(&name);
+                    lab.program()?;
+                }
+                _ => {
+                    view.ports[0].node_port = 0;
+                    lab.planner.service(view);
+                    lab.program()?;
+                }
+            }
+            let e = own.recv(&mut [0; 64]).expect_err("its endpoint is gone");
+            ensure!(
+                e.kind() == ErrorKind::ConnectionAborted,
+                "{how}: the node's own socket: {e}"
+            );
+            let ended = until(&mut lines, "ended ").with_context(|| how.to_owned())?;
+            ensure!(ended == "ConnectionAborted", "{how}: the pod's socket: {ended}");
+            ensure!(
+                start.elapsed() < Duration::from_secs(1),
+                "{how}: only after {:?}",
+                start.elapsed()
+            );
+            child.wait()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn sockets_that_end_leave_no_trace_behind() {
+    isolated("sockets_that_end_leave_no_trace_behind", |lab| {
+        let server = udp_server(lab, V4.1)?;
+        lab.serve("dns", at(V4.0), Proto::UDP, &[server])?;
+        for _ in 0..50 {
+            let client = udp_client(true)?;
+            client.connect(at(V4.0))?;
+        }
+        let kept = udp_client(true)?;
+        kept.connect(at(V4.0))?;
+        let (_, replies) = lab.datapath.remembered()?;
+        ensure!(replies == 1, "{replies} sockets are remembered, one lives");
+        Ok(())
+    });
+}
