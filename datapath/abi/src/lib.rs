@@ -20,7 +20,8 @@ pub use flow::{
 pub use reason::Reason;
 pub use service::{
     Affinity, AffinityKey, Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation,
-    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetCounts, SetId, SourceRangeKey,
+    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetCounts, SetId,
+    SourceRangeKey,
 };
 pub use settings::{NODE_ADDRS, POD_RANGES, Range, SERVICE_RANGES, Settings, SettingsFlags};
 

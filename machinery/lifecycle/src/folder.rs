@@ -38,7 +38,10 @@ impl Folder {
                 }
             }
         }
-        #[allow(deprecated, reason = "safe for a descriptor that is owned and never replaced, as here")]
+        #[allow(
+            deprecated,
+            reason = "safe for a descriptor that is owned and never replaced, as here"
+        )]
         let events = AsyncFd::with_interest(events, Interest::READABLE)?;
         Ok(Self { events })
     }

@@ -38,8 +38,13 @@ fn object(ranges: &[Cidr]) -> Option<Value> {
         .iter()
         .map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" })
         .collect();
-    let policy = if texts.len() > 1 { "PreferDualStack" } else { "SingleStack" };
-    let labels = json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "skep"});
+    let policy = if texts.len() > 1 {
+        "PreferDualStack"
+    } else {
+        "SingleStack"
+    };
+    let labels =
+        json!({"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "skep"});
     Some(json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
         "spec": {"type": "ClusterIP", "clusterIP": texts.first()?, "clusterIPs": texts,
