@@ -22,8 +22,8 @@ const CAPACITY: usize = 1000;
 /// What the planner looks at.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The service.
-    pub service: Arc<Service>,
+    /// The service, if there is one of the name.
+    pub service: Option<Arc<Service>>,
     /// Its slices, as the slices' controller wrote them.
     pub slices: Vec<Arc<EndpointSlice>>,
     /// The object of its name.
@@ -33,12 +33,21 @@ pub struct Observed {
 /// What to write for a service.
 #[must_use]
 pub fn plan(observed: &Observed) -> Plan {
-    let service = observed.service.as_ref();
     let mut plan = Plan::nothing();
+    let Some(service) = observed.service.as_deref() else {
+        plan.together(
+            observed
+                .endpoints
+                .iter()
+                .filter(|held| is_left_over(held))
+                .map(|held| Action::delete(held.as_ref())),
+        );
+        return plan;
+    };
     if !is_ours(service) {
         return plan;
     }
-    let (subsets, over) = subsets(observed);
+    let (subsets, over) = subsets(observed, service);
     let (labels, annotations) = (labels(service), annotations(observed, over));
     match observed.endpoints.as_deref() {
         Some(held) if held.metadata.deletion_timestamp.is_some() => {}
@@ -63,6 +72,15 @@ pub fn plan(observed: &Observed) -> Plan {
         }
     }
     plan
+}
+
+/// Whether an object was made here for a service that is gone: no owner takes it along.
+fn is_left_over(endpoints: &Endpoints) -> bool {
+    let labels = endpoints.metadata.labels.as_ref();
+    let ours = labels
+        .and_then(|labels| labels.get(MANAGED_BY))
+        .is_some_and(|manager| manager == MANAGER);
+    ours && endpoints.metadata.deletion_timestamp.is_none()
 }
 
 fn labels(service: &Service) -> Option<BTreeMap<String, String>> {
@@ -90,12 +108,8 @@ fn annotations(observed: &Observed, over: bool) -> Option<BTreeMap<String, Strin
 }
 
 /// Addresses of the service's first family by the ports they serve, and whether some had to be left out.
-fn subsets(observed: &Observed) -> (Option<Vec<EndpointSubset>>, bool) {
-    let families = observed
-        .service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.ip_families.clone());
+fn subsets(observed: &Observed, service: &Service) -> (Option<Vec<EndpointSubset>>, bool) {
+    let families = service.spec.as_ref().and_then(|spec| spec.ip_families.clone());
     let family = families
         .and_then(|all| all.into_iter().next())
         .unwrap_or_else(|| "IPv4".to_owned());
@@ -196,7 +210,7 @@ mod tests {
         let service = json!({"metadata": {"name": "web", "namespace": "a", "labels": {"l": "1"}},
             "spec": {"selector": {"app": "web"}, "clusterIP": "10.0.0.1", "ipFamilies": ["IPv4", "IPv6"]}});
         Observed {
-            service: Arc::new(serde_json::from_value(service).unwrap()),
+            service: Some(Arc::new(serde_json::from_value(service).unwrap())),
             slices,
             endpoints: None,
         }
@@ -260,5 +274,18 @@ mod tests {
         let body = created(&observed(vec![slice("s", "IPv4", json!(many))]));
         assert_eq!(body["subsets"][0]["addresses"].as_array().unwrap().len(), 1000);
         assert_eq!(body["metadata"]["annotations"][OVER_CAPACITY], "truncated");
+    }
+
+    #[test]
+    fn what_is_left_of_a_service_that_is_gone_goes_and_what_others_made_stays() {
+        let mut observed = observed(vec![]);
+        let mut body = created(&observed);
+        body["metadata"]["uid"] = json!("e");
+        observed.service = None;
+        observed.endpoints = Some(Arc::new(serde_json::from_value(body.clone()).unwrap()));
+        assert_eq!(plan(&observed).deletions().len(), 1);
+        body["metadata"]["labels"] = json!({});
+        observed.endpoints = Some(Arc::new(serde_json::from_value(body).unwrap()));
+        assert!(plan(&observed).is_empty());
     }
 }

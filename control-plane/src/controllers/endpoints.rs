@@ -50,7 +50,7 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 
 impl Controller for Lists {
     type Key = Key;
-    type Observed = Option<Observed>;
+    type Observed = Observed;
 
     fn name(&self) -> &'static str {
         "endpoint-controller"
@@ -59,14 +59,14 @@ impl Controller for Lists {
     async fn observe(&self, key: &Key) -> Result<Self::Observed, Failure> {
         let mut slices = self.caches.slices.indexed(BY_SERVICE, &key.to_string());
         slices.retain(|slice| service_of(slice).is_some());
-        Ok(self.caches.services.get(key).map(|service| Observed {
-            service,
+        Ok(Observed {
+            service: self.caches.services.get(key),
             slices,
             endpoints: self.caches.endpoints.get(key),
-        }))
+        })
     }
 
     fn plan(&self, _: &Key, observed: Self::Observed, _: &Attempt, _: Timestamp) -> Plan {
-        observed.as_ref().map_or_else(Plan::nothing, planner::plan)
+        planner::plan(&observed)
     }
 }
