@@ -4,7 +4,7 @@
 //! pause. What is made is what the specs need, not a copy of the published images.
 
 use crate::kernels::fetch;
-use crate::peers::Peer;
+use crate::peers::{self, Peer};
 use crate::step;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -121,6 +121,11 @@ fn agnhost_root(dir: &Path) -> Result<PathBuf> {
     // A second name, by which specs tell a command of the pod from that of the image.
     std::os::unix::fs::symlink("agnhost", root.join("agnhost-2"))?;
     std::fs::create_dir_all(root.join("uploads"))?;
+    // The certificate that its servers show, and that specs ask for as a page.
+    let source = peers::source()?.join("test/images/agnhost/porter");
+    for file in ["localhost.crt", "localhost.key"] {
+        std::fs::write(root.join(file), std::fs::read(source.join(file))?)?;
+    }
     Ok(root)
 }
 

@@ -128,6 +128,19 @@ fn up_to_date(peer: Peer) -> bool {
     built.is_some() && built >= newest
 }
 
+/// Upstream's source of the pinned release, in Go's module cache.
+pub fn source() -> Result<PathBuf> {
+    let out = Command::new("go")
+        .args(["list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes"])
+        .current_dir(MODULE)
+        .output()?;
+    let dir = String::from_utf8(out.stdout)?.trim().to_string();
+    if !out.status.success() || dir.is_empty() {
+        bail!("upstream's source is not in Go's module cache\nhint: run `cargo xtask peers` first");
+    }
+    Ok(PathBuf::from(dir))
+}
+
 /// Go 1.26 or newer, or the reason why there is none.
 pub fn usable_go() -> Result<(), String> {
     let out = Command::new("go")

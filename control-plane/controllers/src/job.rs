@@ -34,6 +34,14 @@ pub struct Observed {
     pub pods: Vec<Arc<Pod>>,
 }
 
+/// Lets the pods of jobs that are gone go: nobody will count them any more.
+#[must_use]
+pub fn release(orphans: &[Arc<Pod>]) -> Plan {
+    let mut plan = Plan::nothing();
+    plan.together(orphans.iter().filter_map(pods::without_finalizer));
+    plan
+}
+
 /// What to do next for a job.
 #[must_use]
 pub fn plan(observed: &Observed, now: Timestamp) -> Plan {

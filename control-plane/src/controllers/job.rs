@@ -5,6 +5,7 @@ use std::sync::Arc;
 use control_plane_controllers::job::{self as planner, Observed};
 use control_plane_controllers::ownership::controller_of;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use machinery_plan::{Key, Plan};
 use machinery_reconcile::{Attempt, Controller, Failure, Queue};
 
@@ -38,24 +39,44 @@ pub(super) fn connect(_: &Arc<Jobs>, caches: &Caches, queue: &Queue<Key>) {
 
 impl Controller for Jobs {
     type Key = Key;
-    type Observed = Option<Observed>;
+    /// The job, or pods of one that is gone.
+    type Observed = Result<Observed, Vec<Arc<Pod>>>;
 
     fn name(&self) -> &'static str {
         "job-controller"
     }
 
     async fn observe(&self, key: &Key) -> Result<Self::Observed, Failure> {
-        let Some(job) = self.caches.jobs.get(key) else {
-            return Ok(None);
-        };
-        let uid = job.metadata.uid.clone().unwrap_or_default();
-        let pods = self.caches.pods.indexed(BY_CONTROLLER, &uid);
-        Ok(Some(Observed { job, pods }))
+        let job = self.caches.jobs.get(key);
+        let uid = job
+            .as_ref()
+            .and_then(|job| job.metadata.uid.clone())
+            .unwrap_or_default();
+        let mut orphans = self.caches.pods.in_namespace(&key.namespace);
+        orphans.retain(|pod| {
+            let held = pod
+                .metadata
+                .finalizers
+                .iter()
+                .flatten()
+                .any(|held| held == planner::TRACKING);
+            let owner = controller_of(&pod.metadata).filter(|owner| held && owner.kind == "Job");
+            owner.is_some_and(|owner| owner.name == key.name && owner.uid != uid)
+        });
+        Ok(match job {
+            // Those of a namesake are looked at first: there are none but for a moment.
+            Some(job) if orphans.is_empty() => {
+                let pods = self.caches.pods.indexed(BY_CONTROLLER, &uid);
+                Ok(Observed { job, pods })
+            }
+            _ => Err(orphans),
+        })
     }
 
     fn plan(&self, _: &Key, observed: Self::Observed, _: &Attempt, now: Timestamp) -> Plan {
-        observed
-            .map(|observed| planner::plan(&observed, now))
-            .unwrap_or_default()
+        match observed {
+            Ok(observed) => planner::plan(&observed, now),
+            Err(orphans) => planner::release(&orphans),
+        }
     }
 }

@@ -300,3 +300,13 @@ fn a_success_policy_ends_the_job_while_indexes_still_run() {
     assert_eq!(status(&world)["conditions"][0]["reason"], "SuccessPolicy");
     assert!(has(&world, "Complete") && running(&world).is_empty());
 }
+
+#[test]
+fn pods_of_a_job_that_is_gone_may_go() {
+    let mut world = world(&json!({"parallelism": 2}));
+    settle(&mut world, 100);
+    let orphans = world.all::<Pod>();
+    world.apply(&release(&orphans));
+    assert!(world.all::<Pod>().iter().all(|pod| !pods::has_finalizer(pod)));
+    assert!(release(&world.all()).is_empty());
+}
