@@ -65,23 +65,16 @@ impl PacketMut for Skb {
     }
 
     #[inline(always)]
-    fn mend_sctp(&mut self, _: &Rewrite) -> bool {
-        // SAFETY: this program's own context.
-        unsafe { mend_sctp(self.0) != 0 }
+    fn mend_sctp(&mut self, r: &Rewrite) -> bool {
+        sctp::mend(self, r, |bits, behind| sctp_delta(bits as u32, behind))
     }
 }
 
-/// Mends the checksum of the SCTP packet whose rewrite was decided; 0 if it is too short.
-///
-/// # Safety
-/// `skb` is the context that the kernel passed.
+/// How an SCTP checksum changes. Global to the verifier: hundreds of steps, walked once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn mend_sctp(skb: *mut __sk_buff) -> u32 {
-    match current().map(|run| &run.work.verdict) {
-        Some(Verdict::Rewrite(r, _)) => sctp::mend(&mut Skb(skb), r) as u32,
-        _ => 0,
-    }
+extern "C" fn sctp_delta(bits: u32, behind: u32) -> u32 {
+    sctp::delta(bits as u16, behind)
 }
 
 /// Up to four bytes as the helpers want them.

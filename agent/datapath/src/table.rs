@@ -175,7 +175,7 @@ impl<K: Plain, V: Plain> PerCpu<K, V> {
         let info = sys::map_info(fd.as_fd()).map_err(failed(name, "inspected"))?;
         if info.key_size as usize != size_of::<K>()
             || info.value_size as usize != size_of::<V>()
-            || size_of::<V>() % 8 != 0
+            || !size_of::<V>().is_multiple_of(8)
         {
             return Err(DatapathError::Missing(format!("map {name} of this layout")));
         }

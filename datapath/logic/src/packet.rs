@@ -26,10 +26,10 @@ pub trait PacketMut: Packet {
     fn write<const N: usize>(&mut self, at: u32, bytes: &[u8; N]) -> bool;
     /// Mends the checksum at `check` after covered bytes (2, 4 or 16 of them) changed. False beyond the end.
     fn mend<const N: usize>(&mut self, check: u32, old: &[u8; N], new: &[u8; N], mend: Mend) -> bool;
-    /// Mends SCTP's checksum after a port changed. (A kernel program makes this a function of its own: it is long.)
+    /// Mends SCTP's checksum after a port changed. (In a kernel program [`sctp::delta`] is a function of its own: it is long.)
     #[inline(always)]
     fn mend_sctp(&mut self, r: &Rewrite) -> bool {
-        sctp::mend(self, r)
+        sctp::mend(self, r, sctp::delta)
     }
 }
 

@@ -12,7 +12,7 @@ const LENGTH_BITS: u32 = 16;
 
 /// Mends the checksum after the port at [`Rewrite::port_at`] changed. False beyond the end.
 #[inline(always)]
-pub fn mend<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite) -> bool {
+pub fn mend<P: PacketMut + ?Sized>(packet: &mut P, r: &Rewrite, delta: impl FnOnce(u16, u32) -> u32) -> bool {
     let (old, new) = (r.old_port.raw().to_ne_bytes(), r.new_port.raw().to_ne_bytes());
     let Some(end) = end(packet, r) else {
         return false;
@@ -37,7 +37,7 @@ fn end<P: PacketMut + ?Sized>(packet: &P, r: &Rewrite) -> Option<u32> {
 
 /// How the CRC changes when two bytes differ by `bits` and `behind` bytes follow.
 #[inline(always)]
-fn delta(bits: u16, behind: u32) -> u32 {
+pub fn delta(bits: u16, behind: u32) -> u32 {
     let mut crc = bits as u32;
     let mut i = 0;
     while i < 16 {
@@ -47,7 +47,7 @@ fn delta(bits: u16, behind: u32) -> u32 {
     let mut i = 0;
     while i < LENGTH_BITS {
         let product = times(crc, POWERS[i as usize]);
-        let wanted = 0_u32.wrapping_sub((behind >> i) & 1);
+        let wanted = mask(behind >> i);
         crc = (product & wanted) | (crc & !wanted);
         i += 1;
     }
@@ -65,10 +65,17 @@ const POWERS: [u32; LENGTH_BITS as usize] = {
     all
 };
 
+/// All ones if the lowest bit is set. Opaque: the compiler would make a branch of it, and hundreds of these one after another are
+/// more ways than the verifier walks.
+#[inline(always)]
+const fn mask(bit: u32) -> u32 {
+    core::hint::black_box(0_u32.wrapping_sub(bit & 1))
+}
+
 /// Times x, modulo the polynomial.
 #[inline(always)]
 const fn times_x(a: u32) -> u32 {
-    (a >> 1) ^ (POLYNOMIAL & 0_u32.wrapping_sub(a & 1))
+    (a >> 1) ^ (POLYNOMIAL & mask(a))
 }
 
 /// The product of two polynomials, modulo the polynomial; the power 0 is the highest bit. No branches: the verifier walks each once.
@@ -77,7 +84,7 @@ const fn times(mut a: u32, b: u32) -> u32 {
     let mut sum = 0;
     let mut i = 0;
     while i < 32 {
-        sum ^= a & 0_u32.wrapping_sub((b >> (31 - i)) & 1);
+        sum ^= a & mask(b >> (31 - i));
         a = times_x(a);
         i += 1;
     }

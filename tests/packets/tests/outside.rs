@@ -242,7 +242,8 @@ fn xdp_sends_back_what_only_passes_the_node() {
         )?;
         // So that the node knows its neighbours.
         all_see(&place, NODE_IPS)?;
-        for v4 in [true, false] {
+        // Before Linux 5.15 a test run cannot name the device; then only the device is asked.
+        for v4 in [true, false].into_iter().filter(|_| kernel_is_at_least((5, 15))) {
             let (client, node) = (at(OUTSIDE_IPS, v4, 4000), at(NODE_IPS, v4, NODE_PORT));
             for proto in [Proto::TCP, Proto::UDP] {
                 let syn = Frame::new(proto, flag::SYN, client, node);
@@ -256,12 +257,20 @@ fn xdp_sends_back_what_only_passes_the_node() {
                 ensure!(back.from == node && back.to == client, "{back:?}");
             }
         }
-        ensure!(lab.datapath.dump()?.counter(Reason::PacketSentBack) == 8);
+        let sent_back = if kernel_is_at_least((5, 15)) { 8 } else { 0 };
+        ensure!(lab.datapath.dump()?.counter(Reason::PacketSentBack) == sent_back);
         let mode = lab.datapath.attach_uplink(UPLINK, XdpChoice::Always)?;
         ensure!(mode == XdpMode::Native, "{mode}");
         ensure!(lab.datapath.attach_uplink(UPLINK, XdpChoice::Auto)? != XdpMode::Native);
         Ok(())
     });
+}
+
+fn kernel_is_at_least(wanted: (u32, u32)) -> bool {
+    let release =
+        std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the kernel tells its version");
+    let mut numbers = release.split('.').map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= wanted
 }
 
 /// Runs the XDP program on a frame that the uplink received: it goes back out, one hop older, with right checksums.
