@@ -263,8 +263,9 @@ fn conditions(
     let mut all = old.conditions.clone().unwrap_or_default();
     let active = count(owned.iter().filter(|pod| is_active(pod)));
     match failure {
+        _ if active == wanted => all.retain(|condition| condition.type_ != "ReplicaFailure"),
         Some(_) if all.iter().any(|condition| condition.type_ == "ReplicaFailure") => {}
-        Some(message) if active != wanted => all.push(ReplicaSetCondition {
+        Some(message) => all.push(ReplicaSetCondition {
             type_: "ReplicaFailure".to_owned(),
             status: "True".to_owned(),
             reason: Some(
@@ -278,8 +279,7 @@ fn conditions(
             message: Some(message.to_owned()),
             last_transition_time: Some(time::wire(now)),
         }),
-        _ if active == wanted => all.retain(|condition| condition.type_ != "ReplicaFailure"),
-        _ => {}
+        None => {}
     }
     Some(all).filter(|all| !all.is_empty())
 }

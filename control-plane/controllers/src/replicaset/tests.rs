@@ -234,3 +234,16 @@ fn a_replication_controller_keeps_its_pods_the_same_way() {
         "the status is written once"
     );
 }
+
+#[test]
+fn a_refusal_is_forgotten_as_soon_as_the_number_is_right() {
+    let failed =
+        json!({"status": {"replicas": 1, "conditions": [{"type": "ReplicaFailure", "status": "True"}]}});
+    let observed = Observed {
+        set: set(1, failed),
+        pods: vec![pod("p1", |_| {})],
+        last_failure: Some("quota".to_owned()),
+    };
+    let plan = plan(&observed, at(200));
+    assert_eq!(written_status(&plan).unwrap()["conditions"], Value::Null);
+}
