@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A running cluster. Dropping it removes it, whatever happened.
 pub struct Cluster {
@@ -141,9 +142,12 @@ impl Cluster {
 
     /// A pod to ask from, on a node of choice.
     pub fn client(&self, name: &str, node: &str, host_network: bool) -> Result<()> {
+        // Pods of a node's own network share its ports.
+        static NEXT_PORT: AtomicU16 = AtomicU16::new(18080);
+        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         self.apply(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{nodeName: {node}, hostNetwork: {host_network}, \
-             terminationGracePeriodSeconds: 1, containers: [{{name: c, image: 'skep.local/echo:1', args: [serve, --port, '18080', --drain, '0']}}]}}}}"
+             terminationGracePeriodSeconds: 1, containers: [{{name: c, image: 'skep.local/echo:1', args: [serve, --port, '{port}', --drain, '0']}}]}}}}"
         ))?;
         self.kubectl(&[
             "wait",
