@@ -337,9 +337,6 @@ impl<T: Tables> Telling<'_, T> {
             return match socket::connect(&scratch, &self.front, netns) {
                 socket::Verdict::Pass => Outcome::Untouched,
                 socket::Verdict::To { .. } => Outcome::Endpoint,
-                socket::Verdict::Refuse(reason) if reason == datapath_abi::Reason::SocketNoLocalEndpoint => {
-                    Outcome::Refused
-                }
                 socket::Verdict::Refuse(_) => Outcome::Refused,
             };
         }
