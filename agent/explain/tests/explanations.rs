@@ -1,4 +1,5 @@
 //! Questions to a small cluster, and the answers word by word.
+#![allow(clippy::unwrap_used)]
 use agent_explain::{Explanation, Hook, Outcome, Question, Snapshot, World, explain};
 use serde_json::{Value, json};
 
