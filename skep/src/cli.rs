@@ -238,7 +238,7 @@ pub struct MapsArgs {
 pub struct ExplainArgs {
     #[command(flatten)]
     pub which: Which,
-    /// SOURCE -> DESTINATION[:PORT][/PROTOCOL]; ends are pod/NAME, pod/NAMESPACE/NAME, svc/NAME, node/NAME or an address
+    /// SOURCE -> DESTINATION, with :PORT and /PROTOCOL behind it; ends are pod/NAME, pod/NAMESPACE/NAME, svc/NAME, node/NAME or an address
     #[arg(required = true, allow_hyphen_values = true)]
     pub question: Vec<String>,
     /// The namespace of names without one
