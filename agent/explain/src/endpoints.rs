@@ -26,24 +26,29 @@ pub struct EndpointLine {
 
 /// What the tables hold for the packet.
 pub(crate) enum Usable {
-    None,
+    /// Nothing is sent to an endpoint; `local` tells whether only endpoints of the node count.
+    None {
+        local: bool,
+    },
     Some(BTreeSet<SocketAddr>),
     /// The client keeps this one of them.
     Kept(SocketAddr, BTreeSet<SocketAddr>),
 }
 
+/// From where the endpoints are looked at.
+pub(crate) struct View<'a> {
+    pub node: &'a str,
+    /// Whether only endpoints of the node count for the packet.
+    pub local: bool,
+    pub usable: Usable,
+}
+
 /// Every endpoint of the service for the packet's port.
-pub(crate) fn lines(
-    world: &World,
-    service: &Service,
-    packet: &Packet,
-    node: &str,
-    usable: &Usable,
-) -> Vec<EndpointLine> {
+pub(crate) fn lines(world: &World, service: &Service, packet: &Packet, view: &View<'_>) -> Vec<EndpointLine> {
     let Some(port) = world.port_of(service, packet) else {
         return Vec::new();
     };
-    let facts = facts(world, node, service);
+    let facts = facts(world, view.node, service);
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
     for slice in world.slices_of(service) {
@@ -62,7 +67,7 @@ pub(crate) fn lines(
             }
             for number in &numbers {
                 let address = SocketAddr::new(ip, *number);
-                let (used, reason) = judge(endpoint, address, packet, node, usable, facts.get(&address));
+                let (used, reason) = judge(endpoint, address, packet, view, facts.get(&address));
                 if seen.insert(address) {
                     all.push(line(world, endpoint, address.to_string(), used, reason));
                 }
@@ -114,15 +119,14 @@ fn judge(
     e: &Endpoint,
     address: SocketAddr,
     packet: &Packet,
-    node: &str,
-    usable: &Usable,
+    view: &View<'_>,
     facts: Option<&EndpointFacts>,
 ) -> (bool, String) {
     let state = match ready(e) {
         true => "ready",
         false => "terminating, still serving, and no endpoint is ready",
     };
-    match usable {
+    match &view.usable {
         Usable::Kept(one, _) if *one == address => {
             return (true, format!("{state}; the client's own by sessionAffinity"));
         }
@@ -138,7 +142,7 @@ fn judge(
     if !same_family(address.ip().into(), packet.dst.into()) {
         return (false, "of the other address family".into());
     }
-    (false, why_not(node, usable, facts))
+    (false, why_not(view, facts))
 }
 
 /// Unset means ready.
@@ -146,7 +150,7 @@ fn ready(e: &Endpoint) -> bool {
     e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true)
 }
 
-fn why_not(node: &str, usable: &Usable, facts: Option<&EndpointFacts>) -> String {
+fn why_not(view: &View<'_>, facts: Option<&EndpointFacts>) -> String {
     let Some(facts) = facts else {
         return "another copy of it counts".into();
     };
@@ -154,12 +158,10 @@ fn why_not(node: &str, usable: &Usable, facts: Option<&EndpointFacts>) -> String
     match facts.unused {
         Some(Unused::NotReady) => "not ready".into(),
         Some(why) => why.words().into(),
-        None if matches!(usable, Usable::None) && on == node => {
-            "ready, but this packet is sent to no endpoint".into()
+        None if view.local && on != view.node => {
+            format!("ready, but on {on}: policy Local wants one on {}", view.node)
         }
-        None if !facts.in_local_set && on != node => {
-            format!("ready, but on {on}: policy Local wants one on {node}")
-        }
+        None if matches!(view.usable, Usable::None) => "ready, but this packet is sent to no endpoint".into(),
         None => "ready, but not in the maps of this node yet".into(),
     }
 }

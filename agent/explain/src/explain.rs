@@ -1,5 +1,5 @@
 //! The explanation: each decision on the packet's way, with the Kubernetes object behind it.
-use crate::endpoints::{EndpointLine, Usable, lines};
+use crate::endpoints::{EndpointLine, Usable, View, lines};
 use crate::probe::{CLIENT_PORT, frame};
 use crate::scratch::Scratch;
 use crate::world::{Packet, Source, World, full_name, list};
@@ -117,6 +117,12 @@ impl<T: Tables> Telling<'_, T> {
             None => (self.without_frontend(), Usable::None),
             Some(f) => self.with_frontend(hook, &f, service),
         };
+        let only_local = frontend.is_some_and(|f| f.is_local_for(self.scope(hook)));
+        let view = View {
+            node: self.node,
+            local: only_local && outcome != Outcome::Untouched,
+            usable,
+        };
         Explanation {
             packet: format!(
                 "{} → {}/{}",
@@ -127,9 +133,7 @@ impl<T: Tables> Telling<'_, T> {
             node: self.node.to_owned(),
             hook,
             outcome,
-            endpoints: service.map_or_else(Vec::new, |s| {
-                lines(self.world, s, self.packet, self.node, &usable)
-            }),
+            endpoints: service.map_or_else(Vec::new, |s| lines(self.world, s, self.packet, &view)),
             steps: std::mem::take(&mut self.steps),
         }
     }

@@ -150,7 +150,10 @@ fn an_outsider_at_a_node_port_meets_policy_local() {
     let e = ask(&w, "n1", "203.0.113.2 -> node/n1:30080");
     assert_eq!(e.outcome, Outcome::Dropped);
     told(&e, "policy Local allows no other");
-    assert!(reason(&e, "10.0.2.10:8080").starts_with("ready"));
+    assert_eq!(
+        reason(&e, "10.0.2.10:8080"),
+        "ready, but on n2: policy Local wants one on n1"
+    );
     let e = ask(&w, "n2", "203.0.113.2 -> node/n2:30080");
     assert_eq!(e.outcome, Outcome::Endpoint);
     let e = ask(&w, "n1", "node/n1 -> node/n1:30080");

@@ -2,6 +2,7 @@
 
 mod components;
 mod dns;
+mod ranges;
 mod roles;
 
 use std::net::IpAddr;
@@ -30,6 +31,9 @@ pub(crate) async fn run(server: &ApiServer) -> Result<(), StartError> {
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()
         .await?;
+    if !server.inner.config.service_cidrs.is_empty() {
+        ranges::default(server).await?;
+    }
     service(server).await?;
     dns::service(server).await?;
     endpoints(server).await
@@ -121,17 +125,22 @@ async fn replace(server: &ApiServer, path: &str, mut object: Value) -> Result<()
         "{path}/{}",
         object["metadata"]["name"].as_str().unwrap_or_default()
     );
-    let now = send(server, Method::GET, &named, &Value::Null).await;
-    let now: Value = match now.into_body().collect().await {
-        Ok(body) => serde_json::from_slice(&body.to_bytes()).unwrap_or_default(),
-        Err(_) => Value::Null,
-    };
+    let now = read(server, &named).await;
     object["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
     let response = send(server, Method::PUT, &named, &object).await;
     if response.status().is_success() {
         Ok(())
     } else {
         Err(failed(&object, response).await)
+    }
+}
+
+/// The object at this path; null if there is none.
+async fn read(server: &ApiServer, path: &str) -> Value {
+    let response = send(server, Method::GET, path, &Value::Null).await;
+    match response.into_body().collect().await {
+        Ok(body) => serde_json::from_slice(&body.to_bytes()).unwrap_or_default(),
+        Err(_) => Value::Null,
     }
 }
 
