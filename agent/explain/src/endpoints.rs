@@ -26,10 +26,7 @@ pub struct EndpointLine {
 
 /// What the tables hold for the packet.
 pub(crate) enum Usable {
-    /// Nothing is sent to an endpoint; `local` tells whether only endpoints of the node count.
-    None {
-        local: bool,
-    },
+    None,
     Some(BTreeSet<SocketAddr>),
     /// The client keeps this one of them.
     Kept(SocketAddr, BTreeSet<SocketAddr>),
