@@ -34,6 +34,10 @@ async fn a_new_cluster_has_its_namespaces_and_the_service_kubernetes() {
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
     let slice = cluster.get(slices).await.expect(200);
     assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.1"]));
+    let ranges = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes";
+    let ranges = cluster.get(ranges).await.expect(200);
+    assert!(ranges["spec"]["cidrs"].as_array().is_some_and(|c| !c.is_empty()));
+    assert_eq!(ranges["status"]["conditions"][0]["status"], "True");
 }
 
 #[tokio::test]

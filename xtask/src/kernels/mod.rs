@@ -14,10 +14,15 @@ use crate::peers::{self, Peer};
 use crate::step;
 use crate::test::Outcome;
 use anyhow::{Context, Result, bail};
-use machine::Size;
+use machine::{Report, Size};
+use payload::Payload;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use unpack::Bootable;
+
+/// Machines at a time: each emulates one processor, and test machines have two.
+const AT_ONCE: usize = 2;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -128,31 +133,43 @@ fn matrix_of(labels: &[String], filter: Option<&str>, bless: bool) -> Result<Out
         );
     }
     let payload = payload::build()?;
-    let mut total = Outcome::default();
-    let mut budget = Vec::new();
-    for kernel in pins
+    let chosen: Vec<&Kernel> = pins
         .kernel
         .iter()
         .filter(|k| labels.is_empty() || labels.contains(&k.label))
-    {
-        let booted = unpack::ensure(kernel)?;
-        let size = Size {
-            name: kernel.label.clone(),
-            memory_mib: 1024,
-        };
-        let result = machine::boot(kernel, &size, &booted, &payload, filter)?;
-        budget.extend(
-            result
-                .budget
-                .iter()
-                .map(|(p, n)| (kernel.label.clone(), p.clone(), *n)),
-        );
-        total.add(result.outcome);
+        .collect();
+    let mut total = Outcome::default();
+    let mut budget = Vec::new();
+    for some in chosen.chunks(AT_ONCE) {
+        for (kernel, report) in some.iter().zip(side_by_side(some, &payload, filter)?) {
+            let counts = report.budget.into_iter();
+            budget.extend(counts.map(|(program, n)| (kernel.label.clone(), program, n)));
+            total.add(report.outcome);
+        }
     }
     if bless {
         write_budget(&budget)?;
     }
     Ok(total)
+}
+
+/// Boots each of these kernels in a machine of its own.
+fn side_by_side(kernels: &[&Kernel], payload: &Payload, filter: Option<&str>) -> Result<Vec<Report>> {
+    let booted: Vec<Bootable> = kernels.iter().map(|k| unpack::ensure(k)).collect::<Result<_>>()?;
+    std::thread::scope(|scope| {
+        let mut running = Vec::new();
+        for (kernel, booted) in kernels.iter().zip(&booted) {
+            let size = Size {
+                name: kernel.label.clone(),
+                memory_mib: 1024,
+            };
+            running.push(scope.spawn(move || machine::boot(kernel, &size, booted, payload, filter)));
+        }
+        let ended = running.into_iter().map(|r| r.join());
+        ended
+            .map(|r| r.unwrap_or_else(|_| bail!("a machine's thread panicked")))
+            .collect()
+    })
 }
 
 /// The committed budget: a tenth above what each verifier counted, so that a real growth is seen and noise is not.
