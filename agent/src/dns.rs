@@ -90,7 +90,7 @@ async fn local(addresses: &[IpAddr]) -> Result<Vec<SocketAddr>, LinkError> {
     let (mut served, mut failure) = (Vec::new(), None);
     for &address in addresses {
         let length = if address.is_ipv4() { 32 } else { 128 };
-        match netlink.add_address(device.index, address, length).await {
+        match netlink.add_serving_address(device.index, address, length).await {
             Ok(()) => served.push(SocketAddr::new(address, PORT)),
             Err(error) => {
                 tracing::warn!(%address, error = &error as &dyn std::error::Error, "not served by the DNS");

@@ -2,7 +2,7 @@
 use crate::Prefix;
 use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressScope, CacheInfo};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkMessage,
 };
@@ -312,6 +312,33 @@ impl Netlink {
                 .header
                 .flags
                 .insert(AddressHeaderFlags::Nodad);
+        }
+        request.execute().await.map_err(refused(|| {
+            format!("give a device the address {address}/{length}")
+        }))
+    }
+
+    /// Gives the device an address at which the node answers, and from which it never asks by itself: of scope host (IPv4), or
+    /// deprecated from the start (IPv6, RFC 6724, rule 3).
+    ///
+    /// # Errors
+    /// [`LinkError::Refused`].
+    pub async fn add_serving_address(
+        &self,
+        index: u32,
+        address: IpAddr,
+        length: u8,
+    ) -> Result<(), LinkError> {
+        let mut request = self.0.address().add(index, address, length).replace();
+        let message = request.message_mut();
+        if address.is_ipv6() {
+            message.header.flags.insert(AddressHeaderFlags::Nodad);
+            let mut life = CacheInfo::default();
+            life.ifa_preferred = 0;
+            life.ifa_valid = u32::MAX;
+            message.attributes.push(AddressAttribute::CacheInfo(life));
+        } else {
+            message.header.scope = AddressScope::Host;
         }
         request.execute().await.map_err(refused(|| {
             format!("give a device the address {address}/{length}")
