@@ -323,6 +323,8 @@ fn the_examples_are_valid_and_settle_after_one_pass() {
         for document in text
             .split("\n---\n")
             .filter(|document| document.contains("kind:"))
+            // Configurations of the programs themselves are no objects of the API.
+            .filter(|document| !document.contains("apiVersion: skep/"))
         {
             let mut object = crate::yaml::parse(document.as_bytes()).unwrap().value;
             let (group, version) = match self::text(&object, "apiVersion").split_once('/') {
