@@ -25,7 +25,8 @@ pub(crate) fn of_port(
         if is_first {
             found.push(Front {
                 key: FrontendKey::whole_address(ip.into()),
-                flags: FrontendFlags::NONE,
+                // The node's own sockets are answered there at any port.
+                flags: FrontendFlags::NONE.with_if(node.dns.contains(&ip), FrontendFlags::HERE),
             });
         }
     }

@@ -253,6 +253,7 @@ pub fn unknown<T: Tables>(tables: &T, addr: Address) -> Found {
         return Found::NotAService;
     }
     match tables.frontend(&FrontendKey::whole_address(addr)) {
+        Some(f) if f.flags.has(FrontendFlags::HERE) => Found::NotAService,
         Some(_) => Found::Nowhere(Refusal::NoPort),
         None => Found::Nowhere(Refusal::NoService),
     }

@@ -143,6 +143,7 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
     }
     if of_service {
         let refusal = match t.frontend(&FrontendKey::whole_address(w.p.dst)) {
+            Some(f) if f.flags.has(FrontendFlags::HERE) => return false,
             Some(_) => Refusal::NoPort,
             None => Refusal::NoService,
         };
