@@ -105,10 +105,8 @@ fn lookups(server: &str, node: &File) -> Result<u32> {
             .to_be_bytes();
         socket.send(&question(id))?;
         let mut reply = [0; 512];
-        // The one datagram that is being handled dies with the process; a resolver asks a second time, and so do we.
-        let first = socket.recv(&mut reply);
-        let length = first
-            .or_else(|_| socket.send(&question(id)).and_then(|_| socket.recv(&mut reply)))
+        let length = socket
+            .recv(&mut reply)
             .with_context(|| format!("lookup {count} at {server} was lost"))?;
         ensure!(length > 12 && reply[..2] == id, "the answer to another question");
         ensure!(
