@@ -26,8 +26,9 @@ const MESSAGE: usize = 1500;
 /// Neighbour discovery is for neighbours: whatever passed a router is ignored.
 const HOPS: u32 = 255;
 
-/// The addresses that this node answers for.
-pub type Owned = BTreeSet<IpAddr>;
+/// The addresses that this node answers for, and how often each was claimed: with a higher number everybody is told anew, as
+/// after another node may have answered for it.
+pub type Owned = BTreeMap<IpAddr, u64>;
 
 /// Answers for the owned addresses on every Ethernet uplink, until dropped.
 pub async fn run(mut devices: watch::Receiver<Vec<Interface>>, owned: watch::Receiver<Owned>) {
@@ -92,11 +93,11 @@ async fn answer(link: &Link, owned: &mut watch::Receiver<Owned>) -> io::Result<(
                     return Ok(());
                 }
                 join(&ndp, link, &mut groups, &now)?;
-                telling.start(now.difference(&known));
+                telling.start(now.iter().filter(|(ip, times)| known.get(*ip) != Some(*times)).map(|(ip, _)| ip));
                 known = now;
             }
             () = telling.due() => {
-                for ip in telling.round().filter(|ip| known.contains(ip)) {
+                for ip in telling.round().filter(|ip| known.contains_key(ip)) {
                     tell(link, &arp, &ndp, ip)?;
                 }
             }
@@ -126,12 +127,14 @@ struct Telling {
 
 impl Telling {
     fn start<'a>(&mut self, new: impl Iterator<Item = &'a IpAddr>) {
-        let before = self.addresses.len();
-        self.addresses.extend(new);
-        if self.addresses.len() > before {
-            self.rounds = 0;
-            self.plan();
+        let new: Vec<IpAddr> = new.copied().collect();
+        if new.is_empty() {
+            return;
         }
+        self.addresses.retain(|ip| !new.contains(ip));
+        self.addresses.extend(new);
+        self.rounds = 0;
+        self.plan();
     }
 
     fn plan(&mut self) {
@@ -176,7 +179,7 @@ fn join(
     owned: &Owned,
 ) -> io::Result<()> {
     let wanted: BTreeSet<Ipv6Addr> = owned
-        .iter()
+        .keys()
         .filter_map(wire::v6)
         .map(wire::solicited_node_group)
         .collect();
@@ -214,7 +217,7 @@ fn advertise(link: &Link, ndp: &AsyncFd<Socket>, ip: Ipv6Addr, to: Ipv6Addr, ask
 fn answer_arp(link: &Link, arp: &AsyncFd<Socket>, owned: &Owned, frame: &[u8]) -> io::Result<()> {
     match wire::arp_request(frame) {
         // Our own announcement comes by here too.
-        Some(request) if request.mac != link.mac && owned.contains(&IpAddr::V4(request.target)) => {
+        Some(request) if request.mac != link.mac && owned.contains_key(&IpAddr::V4(request.target)) => {
             sent(arp.get_ref().send(&wire::arp_reply(&request, link.mac)))
         }
         _ => Ok(()),
@@ -228,7 +231,7 @@ fn answer_ndp(
     message: &[u8],
     from: Option<Ipv6Addr>,
 ) -> io::Result<()> {
-    let Some(target) = wire::solicited(message).filter(|ip| owned.contains(&IpAddr::V6(*ip))) else {
+    let Some(target) = wire::solicited(message).filter(|ip| owned.contains_key(&IpAddr::V6(*ip))) else {
         return Ok(());
     };
     match from {

@@ -139,14 +139,16 @@ fn world() -> World {
     }
 }
 
-fn both() -> Owned {
-    [V4, V6].iter().map(|ip| ip.parse().unwrap()).collect()
+/// Both addresses, claimed so often.
+fn both(times: u64) -> Owned {
+    let addresses = [V4, V6].iter();
+    addresses.map(|ip| (ip.parse().unwrap(), times)).collect()
 }
 
 #[test]
 fn whoever_asks_for_an_owned_address_hears_where_it_is_and_nothing_once_it_is_not() {
     let world = world();
-    world.owned.send_replace(both());
+    world.owned.send_replace(both(0));
     for address in [V4, V6] {
         world.other.ask_for(address);
         world.other.wait_for(address, |entry| entry.contains(OWNER_MAC));
@@ -165,7 +167,7 @@ fn whoever_asks_for_an_owned_address_hears_where_it_is_and_nothing_once_it_is_no
 #[test]
 fn an_address_that_nobody_gave_this_node_is_not_answered_for() {
     let world = world();
-    world.owned.send_replace(both());
+    world.owned.send_replace(both(0));
     for address in ["10.77.0.51", "fd77::51"] {
         world.other.ask_for(address);
         world.other.wait_for(address, |entry| entry.contains("FAILED"));
@@ -180,7 +182,25 @@ fn a_new_owner_takes_over_from_the_old_one_without_being_asked() {
         world.other.shell(&stale);
     }
     let begun = Instant::now();
-    world.owned.send_replace(both());
+    world.owned.send_replace(both(0));
+    for address in [V4, V6] {
+        world.other.wait_for(address, |entry| entry.contains(OWNER_MAC));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_owner_that_claims_its_addresses_anew_takes_them_back_without_being_asked() {
+    let world = world();
+    world.owned.send_replace(both(0));
+    for address in [V4, V6] {
+        world.other.ask_for(address);
+        world.other.wait_for(address, |entry| entry.contains(OWNER_MAC));
+        let other = format!("ip neigh replace {address} lladdr 02:00:00:00:77:99 dev eth0 nud stale");
+        world.other.shell(&other);
+    }
+    let begun = Instant::now();
+    world.owned.send_replace(both(1));
     for address in [V4, V6] {
         world.other.wait_for(address, |entry| entry.contains(OWNER_MAC));
     }

@@ -1,6 +1,6 @@
 //! The node's part in answering for LoadBalancer addresses: who is there, what is ours, who has to be looked after.
 
-use super::elect::{self, Addresses, Candidates};
+use super::elect::{self, Addresses, Candidates, Duty};
 use super::metrics::ServiceMetrics;
 use agent_network::announce::Owned;
 use k8s_openapi::api::core::v1::Node;
@@ -13,9 +13,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-/// Between two looks at a node: three in vain, and another takes its place within a second.
-const LOOK: Duration = Duration::from_millis(200);
-/// Looks in vain until a node counts as lost.
+/// Between two looks at a node. They overlap: the next begins before the one before it is given up.
+const LOOK: Duration = Duration::from_millis(100);
+/// For an answer: a node's kernel gives it, at once, however busy the node is.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Looks in vain, one after the other, until a node counts as lost: 550 ms at most after it fell silent, so that the rest of a
+/// second is left to tell the network and to be told.
 const IN_VAIN: u32 = 3;
 
 /// What the election needs.
@@ -38,23 +41,26 @@ pub async fn run(mut election: Election, owned: watch::Sender<Owned>) {
     let mut changes = election.nodes.changes();
     let (told, mut lost) = watch::channel(BTreeSet::new());
     let mut looking = Looking::default();
+    let mut claims = Claims::default();
     loop {
         changes.mark_unchanged();
         let candidates = elect::candidates(&election.nodes.list());
         let duty = {
             let (addresses, lost) = (election.addresses.borrow_and_update(), lost.borrow_and_update());
-            elect::duty(&election.own, &addresses, &candidates, &lost)
+            let duty = elect::duty(&election.own, &addresses, &candidates, &lost);
+            claims.settle(&duty, &lost);
+            duty
         };
         if let Some(port) = election.port {
             looking.settle(&duty.watched, &candidates, port, &told);
         }
         election.metrics.announces(duty.owned.len());
         owned.send_if_modified(|known| {
-            let changed = *known != duty.owned;
-            if changed {
-                tracing::info!(addresses = ?duty.owned, "this node answers for these LoadBalancer addresses");
+            let changed = *known != claims.owned;
+            if !known.keys().eq(claims.owned.keys()) {
+                tracing::info!(addresses = ?claims.owned.keys(), "this node answers for these LoadBalancer addresses");
             }
-            *known = duty.owned;
+            known.clone_from(&claims.owned);
             changed
         });
         tokio::select! {
@@ -62,6 +68,32 @@ pub async fn run(mut election: Election, owned: watch::Sender<Owned>) {
             changed = election.addresses.changed() => if changed.is_err() { return std::future::pending().await },
             changed = lost.changed() => if changed.is_err() { return std::future::pending().await },
         }
+    }
+}
+
+/// What is answered for, and how often each address was claimed: whoever claims it anew tells everybody anew.
+#[derive(Default)]
+struct Claims {
+    owned: Owned,
+    /// Nodes that were silent when last looked at.
+    silent: BTreeSet<String>,
+}
+
+impl Claims {
+    /// An address is claimed when it becomes ours, and again when a node that would follow us is heard again: it may have stepped in
+    /// meanwhile, because we were silent to it.
+    fn settle(&mut self, duty: &Duty, lost: &BTreeSet<String>) {
+        let heard_again: BTreeSet<&String> = self.silent.difference(lost).collect();
+        let again = |ip: &IpAddr| {
+            let mut followers = duty.followers.get(ip).into_iter().flatten();
+            followers.any(|name| heard_again.contains(name))
+        };
+        let now = duty.owned.iter().map(|ip| {
+            let before = self.owned.get(ip).copied().unwrap_or(0);
+            (*ip, before + u64::from(again(ip)))
+        });
+        self.owned = now.collect();
+        self.silent.clone_from(lost);
     }
 }
 
@@ -110,17 +142,18 @@ fn note(lost: &Lost, name: &str, is_lost: bool) {
 async fn look_after(name: String, address: SocketAddr, lost: Lost) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // At most three at a time: the fourth begins after the first is given up.
+    let mut looks = JoinSet::new();
     let mut in_vain = 0;
     loop {
-        ticks.tick().await;
-        match timeout(LOOK, TcpStream::connect(address)).await {
-            Ok(Ok(_)) => {
-                in_vain = 0;
-                note(&lost, &name, false);
-            }
-            _ => {
-                in_vain += 1;
-                if in_vain == IN_VAIN {
+        tokio::select! {
+            _ = ticks.tick() => drop(looks.spawn(answers(address))),
+            Some(look) = looks.join_next() => {
+                let answered = look.unwrap_or(false);
+                in_vain = if answered { 0 } else { in_vain + 1 };
+                if answered {
+                    note(&lost, &name, false);
+                } else if in_vain == IN_VAIN {
                     tracing::warn!(node = name, %address, "does not answer; its LoadBalancer addresses are taken over");
                     note(&lost, &name, true);
                 }
@@ -129,38 +162,106 @@ async fn look_after(name: String, address: SocketAddr, lost: Lost) {
     }
 }
 
+/// Whether a connection comes about in time. It is reset rather than closed: ten closed ones a second would stay for a minute each.
+async fn answers(address: SocketAddr) -> bool {
+    let stream = match timeout(PATIENCE, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        _ => return false,
+    };
+    // Without it the connection is closed in the usual way, which is no harm but for the place it takes.
+    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::Instant;
 
+    fn loopback() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    }
+
+    fn watched(address: SocketAddr, told: &Lost) -> Looking {
+        let candidates = Candidates::from([("a".to_owned(), Some(address.ip()))]);
+        let mut looking = Looking::default();
+        looking.settle(
+            &BTreeSet::from(["a".to_owned()]),
+            &candidates,
+            address.port(),
+            told,
+        );
+        looking
+    }
+
+    /// A listener whose queue is full says nothing to whoever connects, like a node without power.
+    async fn silent() -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(loopback()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut held = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            held.push(stream.unwrap());
+        }
+        (listener, held)
+    }
+
     #[tokio::test]
-    async fn a_node_is_lost_within_a_second_of_its_silence_and_found_when_it_answers_again() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    async fn a_silent_node_is_lost_well_within_a_second_and_found_when_it_answers_again() {
+        let (listener, held) = silent().await;
         let address = listener.local_addr().unwrap();
         let (told, mut lost) = watch::channel(BTreeSet::new());
-        let (mut looking, candidates) = (
-            Looking::default(),
-            Candidates::from([("a".to_owned(), Some(address.ip()))]),
-        );
-        let watched = BTreeSet::from(["a".to_owned()]);
-        looking.settle(&watched, &candidates, address.port(), &told);
-        // It is there.
+        let begun = Instant::now();
+        let _looking = watched(address, &told);
+        lost.wait_for(|set| set.contains("a")).await.unwrap();
+        let took = begun.elapsed();
+        assert!(took < Duration::from_millis(800), "{took:?}");
+        // Room in the queue: the next look is answered.
+        drop(held);
+        let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let found = timeout(Duration::from_secs(2), lost.wait_for(BTreeSet::is_empty)).await;
+        found.unwrap().unwrap();
+        accepting.abort();
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_agent_is_gone_is_lost_at_once_and_nobody_is_looked_after_in_vain() {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, mut lost) = watch::channel(BTreeSet::new());
+        let mut looking = watched(address, &told);
         listener.accept().await.unwrap();
         assert!(lost.borrow_and_update().is_empty());
         drop(listener);
         let begun = Instant::now();
         lost.wait_for(|set| set.contains("a")).await.unwrap();
         assert!(
-            begun.elapsed() < Duration::from_millis(1500),
+            begun.elapsed() < Duration::from_millis(600),
             "{:?}",
             begun.elapsed()
         );
-        let _again = TcpListener::bind(address).await.unwrap();
-        lost.wait_for(BTreeSet::is_empty).await.unwrap();
-        looking.settle(&BTreeSet::new(), &candidates, address.port(), &told);
-        assert!(looking.0.is_empty());
+        looking.settle(&BTreeSet::new(), &Candidates::new(), address.port(), &told);
+        assert!(looking.0.is_empty() && lost.borrow_and_update().is_empty());
+    }
+
+    #[test]
+    fn an_address_is_told_anew_when_a_node_that_stepped_in_is_heard_again() {
+        let ip = IpAddr::from([198, 51, 100, 1]);
+        let duty = Duty {
+            owned: BTreeSet::from([ip]),
+            watched: BTreeSet::from(["b".to_owned()]),
+            followers: BTreeMap::from([(ip, BTreeSet::from(["b".to_owned()]))]),
+        };
+        let mut claims = Claims::default();
+        let (nobody, b) = (BTreeSet::new(), BTreeSet::from(["b".to_owned()]));
+        for (lost, times) in [(&nobody, 0), (&b, 0), (&b, 0), (&nobody, 1), (&nobody, 1)] {
+            claims.settle(&duty, lost);
+            assert_eq!(claims.owned[&ip], times);
+        }
+        claims.settle(&Duty::default(), &nobody);
+        assert!(claims.owned.is_empty());
     }
 }

@@ -27,6 +27,9 @@ pub struct Duty {
     pub owned: BTreeSet<IpAddr>,
     /// Look after these nodes.
     pub watched: BTreeSet<String>,
+    /// For each owned address, the nodes that step in for this one: the next in the order, and those after it as far as
+    /// these are lost. They are looked after too, since who was silent to them has to tell anew where the address is.
+    pub followers: BTreeMap<IpAddr, BTreeSet<String>>,
 }
 
 /// The nodes that may answer at all.
@@ -66,21 +69,30 @@ pub fn duty(own: &str, addresses: &Addresses, candidates: &Candidates, lost: &BT
         let Some(place) = order.iter().position(|name| *name == own) else {
             continue;
         };
-        let mut before = order[..place].iter().rev();
-        // As far as nobody between us and them is there to look after them.
-        let mut alone = true;
-        for name in before.by_ref() {
-            duty.watched.insert((*name).to_owned());
-            if !lost.contains(*name) {
-                alone = false;
-                break;
-            }
-        }
+        let before = as_far_as_lost(order[..place].iter().rev(), lost);
+        let alone = before.iter().all(|name| lost.contains(*name));
+        duty.watched.extend(before.iter().map(|name| (*name).to_owned()));
         if alone {
+            let after = as_far_as_lost(order[place + 1..].iter(), lost);
+            let after: BTreeSet<String> = after.iter().map(|name| (*name).to_owned()).collect();
+            duty.watched.extend(after.iter().cloned());
             duty.owned.insert(*address);
+            duty.followers.insert(*address, after);
         }
     }
     duty
+}
+
+/// The names up to the first one that is not lost, that one included.
+fn as_far_as_lost<'a>(names: impl Iterator<Item = &'a &'a str>, lost: &BTreeSet<String>) -> Vec<&'a str> {
+    let mut all = Vec::new();
+    for name in names {
+        all.push(*name);
+        if !lost.contains(*name) {
+            break;
+        }
+    }
+    all
 }
 
 /// The nodes in the order in which they answer for the address.
@@ -175,15 +187,24 @@ mod tests {
             assert!(owner[0] == "node-0" || after[ip] == *owner);
         }
         let one: Addresses = addresses.iter().take(1).map(|(a, o)| (*a, o.clone())).collect();
-        let watching = nodes.keys().filter(|n| {
-            duty(n, &one, &nodes, &BTreeSet::new()).watched
-                == BTreeSet::from([before.values().next().unwrap()[0].clone()])
-        });
+        let owner = before.values().next().unwrap()[0].clone();
+        let duties: BTreeMap<_, _> = nodes
+            .keys()
+            .map(|n| (n.clone(), duty(n, &one, &nodes, &BTreeSet::new())))
+            .collect();
+        let watching: Vec<_> = duties
+            .iter()
+            .filter(|(_, d)| d.watched.contains(&owner))
+            .collect();
         assert_eq!(
-            watching.count(),
+            watching.len(),
             1,
             "exactly one looks after the owner of an address"
         );
+        // And the owner after that one, which steps in when it is not heard.
+        let follower = BTreeSet::from([watching[0].0.clone()]);
+        assert_eq!(duties[&owner].watched, follower);
+        assert!(duties[&owner].followers.values().all(|f| *f == follower));
     }
 
     #[test]
