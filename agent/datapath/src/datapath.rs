@@ -221,10 +221,9 @@ impl Datapath {
         Ok(deleted)
     }
 
-    /// Forgets all flows that are translated per packet: connections that use them break.
-    pub fn forget_flows(&self) -> Result<(), DatapathError> {
-        let keys: Vec<_> = self.flows.entries()?.into_iter().map(|(key, _)| key).collect();
-        self.flows.delete(&keys)
+    /// Where the maps are pinned.
+    pub(crate) fn maps_dir(&self) -> PathBuf {
+        self.pins.maps()
     }
 
     /// What stands in the service maps: a planner starts from it.
@@ -286,15 +285,31 @@ impl Datapath {
         object::test_run(&ebpf, program, frame, &[])
     }
 
+    /// Runs a program so many times on one frame, each time on what the last one left, through the programs and maps as they are: returns the time
+    /// of one, as the kernel measures it.
+    pub fn time_packet(&self, program: &str, frame: &[u8], runs: u32) -> Result<Duration, DatapathError> {
+        let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        object::timed_run(&ebpf, program, frame, &[], runs)
+    }
+
+    /// As [`time_packet`](Self::time_packet), for [`try_uplink_packet`](Self::try_uplink_packet).
+    pub fn time_uplink_packet(
+        &self,
+        device: &str,
+        frame: &[u8],
+        runs: u32,
+    ) -> Result<Duration, DatapathError> {
+        let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = uplink_context(device, frame)?;
+        object::timed_run(&ebpf, programs::XDP_UPLINK, frame, &context, runs)
+    }
+
     /// As [`try_packet`](Self::try_packet), through the XDP program and as if the device had received the frame: with the routes and
     /// neighbours of the calling thread's network namespace. Returns `XDP_*` and the frame. Needs Linux 5.15.
     pub fn try_uplink_packet(&self, device: &str, frame: &[u8]) -> Result<(u32, Vec<u8>), DatapathError> {
         let ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = attach::device_index(device).map_err(|e| DatapathError::path(device)(e.into()))?;
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, frame.len() as u32, 0, index, 0, 0];
-        let bytes: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        object::test_run(&ebpf, programs::XDP_UPLINK, frame, &bytes)
+        let context = uplink_context(device, frame)?;
+        object::test_run(&ebpf, programs::XDP_UPLINK, frame, &context)
     }
 
     /// Whether all socket hooks are in place.
@@ -309,6 +324,14 @@ impl Datapath {
             _ => Ok(()),
         }
     }
+}
+
+/// `struct xdp_md` of a frame that this device received.
+fn uplink_context(device: &str, frame: &[u8]) -> Result<Vec<u8>, DatapathError> {
+    let index = attach::device_index(device).map_err(|e| DatapathError::path(device)(e.into()))?;
+    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, frame.len() as u32, 0, index, 0, 0];
+    Ok(context.iter().flat_map(|word| word.to_ne_bytes()).collect())
 }
 
 /// The cookie of the network namespace of the calling thread, for [`Settings::host_netns_cookie`]; 0, which no namespace has,

@@ -1,11 +1,12 @@
 //! The embedded object, and loading it over pinned maps.
 use crate::error::DatapathError;
 use crate::size::Sizes;
-use aya::programs::{Program, ProgramType, TestRun as _, TestRunOptions};
+use aya::programs::{Program, ProgramType, TestRun as _, TestRunOptions, TestRunResult};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use datapath_abi::{globals, maps};
 use std::path::Path;
+use std::time::Duration;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skep.o"));
 
@@ -69,25 +70,52 @@ pub(crate) fn test_run(
     frame: &[u8],
     context: &[u8],
 ) -> Result<(u32, Vec<u8>), DatapathError> {
-    let missing = || DatapathError::Missing(name.to_owned());
     // An answer may be longer than the frame that caused it.
     let mut out = vec![0; frame.len() + 256];
-    let options = TestRunOptions {
-        data_in: Some(frame),
-        ctx_in: (!context.is_empty()).then_some(context),
-        data_out: Some(&mut out),
-        ..TestRunOptions::default()
-    };
+    let result = run(
+        ebpf,
+        name,
+        TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: (!context.is_empty()).then_some(context),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        },
+    )?;
+    out.truncate(result.data_size_out as usize);
+    Ok((result.return_value, out))
+}
+
+/// Runs it so many times, each on what the last one left; the time of one.
+pub(crate) fn timed_run(
+    ebpf: &Ebpf,
+    name: &str,
+    frame: &[u8],
+    context: &[u8],
+    runs: u32,
+) -> Result<Duration, DatapathError> {
+    let result = run(
+        ebpf,
+        name,
+        TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: (!context.is_empty()).then_some(context),
+            repeat: runs,
+            ..TestRunOptions::default()
+        },
+    )?;
+    Ok(result.duration)
+}
+
+fn run(ebpf: &Ebpf, name: &str, options: TestRunOptions<'_>) -> Result<TestRunResult, DatapathError> {
+    let missing = || DatapathError::Missing(name.to_owned());
     let result = match ebpf.program(name).ok_or_else(missing)? {
         Program::SchedClassifier(p) => p.test_run(options),
         Program::Xdp(p) => p.test_run(options),
         _ => return Err(missing()),
     };
-    let result = result.map_err(|source| DatapathError::Program {
+    result.map_err(|source| DatapathError::Program {
         name: name.to_owned(),
         source: Box::new(source),
-    })?;
-    let length = result.data_size_out as usize;
-    out.truncate(length);
-    Ok((result.return_value, out))
+    })
 }

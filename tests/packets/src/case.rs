@@ -1,12 +1,13 @@
 //! Reading the fixtures.
-use crate::flag;
 use crate::frame::Frame;
 use crate::names::Names;
+use crate::text::{Reading, proto};
 use agent_services::{EndpointView, ObjectName, PortView, ServiceView, SlicePort, SliceView};
 use datapath_abi::Proto;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a packet is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Outcome {
     ComesFrom(SocketAddr),
     /// Passes with the node's address and a port of its choice as source.
     Masqueraded,
+    /// Passes as the same packet between these ends, the second pair for what an error quotes.
+    Becomes(String),
     /// Answered by a reset, or by port unreachable.
     Rejected,
     Dropped,
@@ -40,23 +43,34 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Step {
     pub text: String,
+    /// What passes before it.
+    pub wait: Duration,
     pub hook: Hook,
-    pub proto: Proto,
-    pub flags: u8,
-    pub from: SocketAddr,
-    pub to: SocketAddr,
-    pub to_given: bool,
     pub outcome: Outcome,
+    packet: String,
+    names: Names,
+    main: Proto,
 }
 
 impl Step {
     /// The packet; `given` is the port that the node chose last.
     pub fn frame(&self, given: u16) -> Frame {
-        let mut to = self.to;
-        if self.to_given {
-            to.set_port(given);
+        self.reading(given)
+            .packet(&self.packet)
+            .unwrap_or_else(|| panic!("not a packet: {}", self.text))
+    }
+
+    /// Whether it needs the port that the node chose.
+    pub fn uses_given(&self) -> bool {
+        self.text.contains(":given")
+    }
+
+    pub(crate) fn reading(&self, given: u16) -> Reading {
+        Reading {
+            names: self.names,
+            main: self.main,
+            given,
         }
-        Frame::new(self.proto, self.flags, self.from, to)
     }
 }
 
@@ -86,12 +100,18 @@ struct Raw {
     name: String,
     #[serde(default = "tcp_and_udp")]
     protocols: Vec<String>,
+    #[serde(default = "both")]
+    families: Vec<u8>,
     services: Vec<RawService>,
     packets: Vec<String>,
 }
 
 fn tcp_and_udp() -> Vec<String> {
     vec!["TCP".into(), "UDP".into()]
+}
+
+fn both() -> Vec<u8> {
+    vec![4, 6]
 }
 
 #[derive(Deserialize)]
@@ -134,13 +154,19 @@ pub fn cases() -> Vec<Case> {
     let files = [
         ("cluster.toml", include_str!("../fixtures/cluster.toml")),
         ("outside.toml", include_str!("../fixtures/outside.toml")),
+        ("errors.toml", include_str!("../fixtures/errors.toml")),
+        ("fragments.toml", include_str!("../fixtures/fragments.toml")),
+        ("headers.toml", include_str!("../fixtures/headers.toml")),
+        ("flows.toml", include_str!("../fixtures/flows.toml")),
+        ("sctp.toml", include_str!("../fixtures/sctp.toml")),
     ];
     let mut all = Vec::new();
     for (name, text) in files {
         let file: File = toml::from_str(text).unwrap_or_else(|e| panic!("{name}: {e}"));
         for raw in &file.case {
-            for v4 in [true, false] {
-                all.extend(raw.protocols.iter().map(|p| one(raw, Names { v4 }, proto(p))));
+            for family in &raw.families {
+                let names = Names { v4: *family == 4 };
+                all.extend(raw.protocols.iter().map(|p| one(raw, names, proto(p))));
             }
         }
     }
@@ -153,15 +179,7 @@ fn one(raw: &Raw, names: Names, main: Proto) -> Case {
     Case {
         name: format!("{} ({family}, {main:?})", raw.name),
         services: services.map(|(i, s)| service(i, s, names, main)).collect(),
-        steps: raw.packets.iter().map(|p| step(p, names, main)).collect(),
-    }
-}
-
-fn proto(text: &str) -> Proto {
-    match text {
-        "TCP" => Proto::TCP,
-        "UDP" => Proto::UDP,
-        other => panic!("{other} is no protocol of the fixtures"),
+        steps: steps(&raw.packets, names, main),
     }
 }
 
@@ -216,29 +234,39 @@ fn endpoint(name: &str, names: Names) -> EndpointView {
     }
 }
 
-/// `hook flags from > to : outcome`; the flags count for TCP only.
-fn step(text: &str, names: Names, main: Proto) -> Step {
-    let bad = || -> String { format!("not a packet: {text}") };
-    let (packet, outcome) = text.split_once(" : ").unwrap_or_else(|| panic!("{}", bad()));
-    let words: Vec<&str> = packet.split_whitespace().collect();
-    let [hook, flags, from, ">", to] = words[..] else {
-        panic!("{}", bad())
-    };
-    let (proto, flags) = match flags.split_once('/') {
-        Some((p, flags)) => (proto(p), flags),
-        None => (main, flags),
-    };
-    let to_given = to.ends_with(":given");
-    Step {
-        text: text.to_owned(),
-        hook: hook_of(hook).unwrap_or_else(|| panic!("{}", bad())),
-        proto,
-        flags: if proto == Proto::TCP { tcp_flags(flags) } else { 0 },
-        from: names.at(from),
-        to: names.at(&to.replace(":given", ":0")),
-        to_given,
-        outcome: outcome_of(outcome.trim(), names).unwrap_or_else(|| panic!("{}", bad())),
+/// `hook packet : outcome`; `wait SECONDS` counts for the next packet.
+fn steps(texts: &[String], names: Names, main: Proto) -> Vec<Step> {
+    let mut all = Vec::new();
+    let mut wait = Duration::ZERO;
+    for text in texts {
+        match text.strip_prefix("wait ") {
+            Some(seconds) => {
+                let seconds = seconds.parse().unwrap_or_else(|_| panic!("no time: {text}"));
+                wait += Duration::from_secs(seconds);
+            }
+            None => all.push(step(text, std::mem::take(&mut wait), names, main)),
+        }
     }
+    all
+}
+
+fn step(text: &str, wait: Duration, names: Names, main: Proto) -> Step {
+    let read = || {
+        let (packet, outcome) = text.rsplit_once(" : ")?;
+        let (hook, packet) = packet.split_once(' ')?;
+        let step = Step {
+            text: text.to_owned(),
+            wait,
+            hook: hook_of(hook)?,
+            outcome: outcome_of(outcome.trim(), names)?,
+            packet: packet.to_owned(),
+            names,
+            main,
+        };
+        step.reading(1).packet(&step.packet)?;
+        Some(step)
+    };
+    read().unwrap_or_else(|| panic!("not a packet: {text}"))
 }
 
 fn hook_of(text: &str) -> Option<Hook> {
@@ -249,17 +277,6 @@ fn hook_of(text: &str) -> Option<Hook> {
         "to-uplink" => Hook::ToUplink,
         _ => return None,
     })
-}
-
-fn tcp_flags(text: &str) -> u8 {
-    let one = |f: &str| match f {
-        "syn" => flag::SYN,
-        "ack" => flag::ACK,
-        "fin" => flag::FIN,
-        "rst" => flag::RST,
-        other => panic!("{other} is no TCP flag"),
-    };
-    text.split('+').map(one).sum()
 }
 
 fn outcome_of(text: &str, names: Names) -> Option<Outcome> {
@@ -276,6 +293,7 @@ fn outcome_of(text: &str, names: Names) -> Option<Outcome> {
             }
         }
         Some(("from", end)) => Outcome::ComesFrom(names.at(end)),
+        Some(("becomes", ends)) => Outcome::Becomes(ends.to_owned()),
         _ => return None,
     })
 }

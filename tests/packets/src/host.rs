@@ -1,22 +1,31 @@
 //! The tables of a node on the host, for the logic alone.
-use crate::{Case, node, settings};
+use crate::check::{Done, Node};
+use crate::{Case, Hook, node, settings};
+use agent_datapath::FlowMemory;
 use agent_services::{Existing, Planner};
+use anyhow::Result;
 use datapath_abi::{
     Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    FrontendValue, MaglevKey, Member, MemberKey, Range, Settings, SourceRangeKey,
+    FrontendValue, MaglevKey, Member, MemberKey, Proto, Range, Settings, SourceRangeKey,
 };
-use datapath_logic::flow::{Known, Seen, advance, known};
-use datapath_logic::{FlowTable, Tables};
+use datapath_logic::flow::{Known, Seen, advance, known, spent};
+use datapath_logic::forward::{self, Verdict};
+use datapath_logic::packet::{ETHERNET, Parsed, parse};
+use datapath_logic::{FlowTable, Tables, reject, rewrite};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
 
 /// What a node's maps hold.
+#[derive(Clone)]
 pub struct Host {
     settings: Settings,
-    maps: Existing,
+    maps: Rc<Existing>,
     flows: RefCell<HashMap<FlowKey, Flow>>,
     fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
     affinity: RefCell<HashMap<AffinityKey, Affinity>>,
+    now: u64,
     random: Cell<u32>,
 }
 
@@ -30,14 +39,97 @@ impl Host {
         }
         let mut maps = Existing::default();
         maps.apply(&planner.plan());
+        Self::with(settings(), &Rc::new(maps), &FlowMemory::default())
+    }
+
+    /// Maps, and what is remembered of packets, as they were read from somewhere.
+    pub fn with(settings: Settings, maps: &Rc<Existing>, memory: &FlowMemory) -> Self {
         Self {
-            settings: settings(),
-            maps,
-            flows: RefCell::default(),
-            fragments: RefCell::default(),
-            affinity: RefCell::default(),
+            settings,
+            maps: Rc::clone(maps),
+            flows: RefCell::new(memory.flows.iter().copied().collect()),
+            fragments: RefCell::new(memory.fragments.iter().copied().collect()),
+            affinity: RefCell::new(memory.affinity.iter().copied().collect()),
+            now: 1,
             random: Cell::new(7),
         }
+    }
+
+    /// At this time (nanoseconds since boot), and with this for chance.
+    pub fn at(self, now: u64, random: u32) -> Self {
+        self.random.set(random);
+        Self { now, ..self }
+    }
+
+    /// What is remembered of packets.
+    pub fn memory(&self) -> FlowMemory {
+        FlowMemory {
+            flows: self.flows.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+            fragments: self.fragments.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+            affinity: self.affinity.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+        }
+    }
+
+    /// What the logic makes of any bytes, as the TC programs carry it out.
+    pub fn decide(&self, hook: Hook, frame: &[u8]) -> Done {
+        // Packets on uplinks are looked at only where they are served, malformed ones of anybody left alone.
+        let Ok(p) = parse(frame) else {
+            return Done::Passed(frame.to_vec());
+        };
+        let len = frame.len() as u32;
+        let verdict = match hook {
+            Hook::FromPod => forward::from_pod(self, frame, &p, len),
+            Hook::ToPod => forward::to_pod(self, frame, &p, len),
+            Hook::FromUplink => forward::from_uplink(self, frame, &p, len),
+            Hook::ToUplink => forward::to_uplink(self, frame, &p, len),
+        };
+        let mut bytes = frame.to_vec();
+        match verdict {
+            Verdict::Pass => Done::Passed(bytes),
+            Verdict::Rewrite(r, _) if rewrite::apply(&mut bytes[..], &r) => Done::Passed(bytes),
+            Verdict::Reject(_) => answer(frame, &p).map_or(Done::Dropped, Done::Rejected),
+            Verdict::Rewrite(..) | Verdict::Drop(_) => Done::Dropped,
+        }
+    }
+}
+
+/// The packet that says no, behind the Ethernet header turned round.
+fn answer(frame: &[u8], p: &Parsed) -> Option<Vec<u8>> {
+    let mut all = [&frame[6..12], &frame[..6], &frame[12..14]].concat();
+    debug_assert_eq!(all.len(), ETHERNET as usize);
+    match (p.src.is_v4(), p.proto) {
+        (true, Proto::TCP) => {
+            let mut out = [0; 40];
+            reject::reset4(frame, p.l4, &mut out)?;
+            all.extend(out);
+        }
+        (false, Proto::TCP) => {
+            let mut out = [0; 60];
+            reject::reset6(frame, p.l4, &mut out)?;
+            all.extend(out);
+        }
+        (true, _) => {
+            let mut out = [0; 56];
+            reject::unreachable4(frame, p.l4, &mut out)?;
+            all.extend(out);
+        }
+        (false, _) => {
+            let mut out = [0; 96];
+            reject::unreachable6(frame, p.l4, &mut out)?;
+            all.extend(out);
+        }
+    }
+    Some(all)
+}
+
+impl Node for Host {
+    fn meet(&mut self, hook: Hook, frame: &[u8]) -> Result<Done> {
+        Ok(self.decide(hook, frame))
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<()> {
+        self.now += u64::try_from(time.as_nanos())?;
+        Ok(())
     }
 }
 
@@ -73,11 +165,12 @@ impl Tables for Host {
         self.affinity.borrow_mut().insert(*key, *value);
     }
     fn now(&self) -> u64 {
-        1
+        self.now
     }
     fn random(&self) -> u32 {
-        self.random.set(self.random.get().wrapping_add(0x9e37_79b9));
-        self.random.get()
+        let random = self.random.get();
+        self.random.set(random.wrapping_add(0x9e37_79b9));
+        random
     }
 }
 
@@ -95,6 +188,12 @@ impl FlowTable for Host {
     fn claim(&self, key: &FlowKey, flow: &Flow) -> bool {
         let free = !self.flows.borrow().contains_key(key);
         free && self.insert(key, flow)
+    }
+    fn is_spent(&self, key: &FlowKey, now: u64) -> bool {
+        self.flows
+            .borrow()
+            .get(key)
+            .is_some_and(|f| spent(f, key.proto, now))
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
         self.fragments.borrow().get(key).copied()

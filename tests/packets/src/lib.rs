@@ -5,12 +5,18 @@ mod case;
 mod check;
 mod frame;
 pub mod host;
+pub mod kernel;
+pub mod mutate;
 mod names;
+mod shape;
+mod sum;
+mod text;
 
 pub use case::{Case, Hook, Outcome, Service, Step, cases};
-pub use check::{Done, check};
-pub use frame::{Frame, checksums_hold};
+pub use check::{Done, Node, check};
+pub use frame::{About, Frame, checksums_hold};
 pub use names::{Names, node, settings};
+pub use shape::{Piece, Shape};
 
 use datapath_abi::{Address, Be16};
 use std::net::SocketAddr;

@@ -5,8 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Name, address in either family.
-const ADDRESSES: [(&str, &str, &str); 14] = [
+const ADDRESSES: [(&str, &str, &str); 17] = [
     ("node", "10.89.0.11", "fd89::11"),
+    ("router", "10.89.0.1", "fd89::1"),
+    ("multicast", "224.0.0.251", "ff02::fb"),
+    ("everybody", "255.255.255.255", "ff02::1"),
     ("other-node", "10.89.0.12", "fd89::12"),
     ("outside", "198.51.100.7", "2001:db8:51::7"),
     ("stranger", "192.0.2.9", "2001:db8:2::9"),

@@ -1,50 +1,12 @@
 //! The fixtures through the loaded programs, by PROG_TEST_RUN (root).
-use anyhow::{Result, bail, ensure};
+use anyhow::ensure;
 use datapath_abi::{Proto, Reason, programs};
 use datapath_logic::packet::parse;
-use tests_lab::{Lab, isolated};
-use tests_packets::{Case, Done, Frame, Hook, at, cases, check, flag, node, settings};
+use tests_lab::isolated;
+use tests_packets::kernel::{Kernel, serve, unserve};
+use tests_packets::{Frame, Hook, at, cases, check, flag, node, settings};
 
 const TC_ACT_OK: u32 = 0;
-const TC_ACT_SHOT: u32 = 2;
-const TC_ACT_REDIRECT: u32 = 7;
-
-fn program(hook: Hook) -> &'static str {
-    match hook {
-        Hook::FromPod => programs::FROM_POD,
-        Hook::ToPod => programs::TO_POD,
-        Hook::FromUplink => programs::FROM_UPLINK,
-        Hook::ToUplink => programs::TO_UPLINK,
-    }
-}
-
-/// Programs the services of a case, one object each.
-fn serve(lab: &mut Lab, case: &Case) -> Result<()> {
-    for service in &case.services {
-        lab.planner.service(service.view.clone());
-        lab.planner.slice(service.slice.clone());
-    }
-    lab.program()
-}
-
-fn unserve(lab: &mut Lab, case: &Case) -> Result<()> {
-    for service in &case.services {
-        lab.planner.service_gone(&service.view.name);
-    }
-    lab.program()?;
-    ensure!(lab.datapath.existing()? == agent_services::Existing::default());
-    Ok(())
-}
-
-fn run(lab: &Lab, hook: Hook, frame: &[u8]) -> Result<Done> {
-    let (verdict, got) = lab.datapath.try_packet(program(hook), frame)?;
-    Ok(match verdict {
-        TC_ACT_OK => Done::Passed(got),
-        TC_ACT_SHOT => Done::Dropped,
-        TC_ACT_REDIRECT => Done::Rejected(Some(got)),
-        other => bail!("verdict {other}"),
-    })
-}
 
 #[test]
 fn the_programs_do_with_every_packet_what_the_fixtures_say() {
@@ -53,10 +15,8 @@ fn the_programs_do_with_every_packet_what_the_fixtures_say() {
         lab.datapath.set_settings(&settings())?;
         for case in cases() {
             serve(lab, &case)?;
-            check(&case, |hook, frame| run(lab, hook, frame))?;
+            check(&case, &mut Kernel(&lab.datapath))?;
             unserve(lab, &case)?;
-            // Flows of one case must not answer for the next.
-            lab.datapath.forget_flows()?;
         }
         Ok(())
     });
@@ -119,7 +79,7 @@ fn the_xdp_program_leaves_to_the_stack_what_it_cannot_send_back() {
                 for step in case
                     .steps
                     .iter()
-                    .filter(|s| s.hook == Hook::FromUplink && !s.to_given)
+                    .filter(|s| s.hook == Hook::FromUplink && !s.uses_given())
                 {
                     let frame = step.frame(0).bytes();
                     let (verdict, got) = lab.datapath.try_packet(programs::XDP_UPLINK, &frame)?;
@@ -135,7 +95,6 @@ fn the_xdp_program_leaves_to_the_stack_what_it_cannot_send_back() {
                     ensure!(drops || got == frame, "{}: {}: changed", case.name, step.text);
                 }
                 unserve(lab, case)?;
-                lab.datapath.forget_flows()?;
             }
             Ok(())
         },

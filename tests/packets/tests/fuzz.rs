@@ -1,0 +1,150 @@
+//! Bent packets through the loaded programs and through the logic on the host, with the same maps before: verdict, bytes and what is remembered
+//! afterwards are the same (root). `SKEP_FUZZ_SEED` and `SKEP_FUZZ_PACKETS` (for each packet of the fixtures) choose others.
+use agent_datapath::{Datapath, FlowMemory, since_boot};
+use agent_services::Existing;
+use anyhow::{Context as _, Result, bail, ensure};
+use datapath_abi::{Address, Be16, FlowKey, FlowRole, Settings};
+use fastrand::Rng;
+use std::rc::Rc;
+use tests_lab::isolated;
+use tests_packets::host::Host;
+use tests_packets::kernel::{Kernel, serve, unserve};
+use tests_packets::mutate::bent;
+use tests_packets::{Frame, Hook, Node as _, cases, node, settings};
+
+const SEED: u64 = 0x5eed_0004;
+const PACKETS: usize = 12;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    let given = std::env::var(name).ok();
+    given.map_or(otherwise, |text| {
+        text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}"))
+    })
+}
+
+/// What both sides start from.
+struct Before {
+    settings: Settings,
+    maps: Rc<Existing>,
+    memory: FlowMemory,
+}
+
+impl Before {
+    fn host(&self, random: u32) -> Host {
+        let now = u64::try_from(since_boot().as_nanos()).expect("no machine runs for centuries");
+        Host::with(self.settings, &self.maps, &self.memory).at(now, random)
+    }
+}
+
+/// In an order, and without what is nobody's to foresee: times, and the port that the node chooses.
+fn comparable(mut memory: FlowMemory) -> FlowMemory {
+    for (key, flow) in &mut memory.flows {
+        flow.seen = 0;
+        flow.nat_port = Be16::new(0);
+        if flow.role == FlowRole::MASQUERADE {
+            flow.port = Be16::new(0);
+        }
+        if flow.role == FlowRole::UNMASQUERADE {
+            key.dport = Be16::new(0);
+        }
+    }
+    memory.affinity.iter_mut().for_each(|(_, a)| a.seen = 0);
+    let order = |k: &FlowKey| -> (Address, Address, u16, u16, u8, u8) {
+        (k.src, k.dst, k.sport.get(), k.dport.get(), k.proto.0, k.changes)
+    };
+    memory
+        .flows
+        .sort_by_key(|(k, f)| (order(k), f.bytes, f.addr, f.port.get(), f.nat, f.state.0));
+    memory
+        .fragments
+        .sort_by_key(|(k, _)| (k.src, k.dst, k.id, k.proto.0));
+    memory.affinity.sort_by_key(|(k, _)| (k.client, k.set.0));
+    memory
+}
+
+/// Chances that lead to each of up to four endpoints.
+const CHANCES: [u32; 4] = [0x2000_0000, 0x6000_0000, 0xa000_0000, 0xe000_0000];
+
+/// One packet on both sides. A masqueraded one gets the port that the program chose.
+fn compare(datapath: &Datapath, before: &mut Before, hook: Hook, bytes: &[u8]) -> Result<()> {
+    let got = Kernel(datapath).meet(hook, bytes)?;
+    let after = datapath.flow_memory()?;
+    let remembered = comparable(after.clone());
+    let mut last = None;
+    for random in CHANCES {
+        let host = before.host(random);
+        let wanted = host.decide(hook, bytes);
+        let expected = comparable(host.memory());
+        if wanted == got && expected == remembered {
+            before.memory = after;
+            return Ok(());
+        }
+        last.get_or_insert((wanted, expected));
+    }
+    let (wanted, expected) = last.context("no chance was tried")?;
+    let same = wanted == got;
+    before.memory = after;
+    ensure!(same, "the program: {got:02x?}\nthe logic:   {wanted:02x?}");
+    let only = |a: &FlowMemory, b: &FlowMemory| {
+        let flows: Vec<_> = a.flows.iter().filter(|f| !b.flows.contains(f)).collect();
+        format!("{flows:?} {:?} {:?}", a.fragments, a.affinity)
+    };
+    bail!(
+        "{got:02x?}\nthe program remembers {}\nthe logic remembers   {}",
+        only(&remembered, &expected),
+        only(&expected, &remembered)
+    );
+}
+
+const HOOKS: [Hook; 4] = [Hook::FromPod, Hook::ToPod, Hook::FromUplink, Hook::ToUplink];
+
+#[test]
+fn programs_and_logic_agree_about_bent_packets() {
+    isolated("programs_and_logic_agree_about_bent_packets", |lab| {
+        let seed = number("SKEP_FUZZ_SEED", SEED);
+        let each = number("SKEP_FUZZ_PACKETS", PACKETS as u64) as usize;
+        println!("SKEP_FUZZ_SEED={seed}");
+        let mut rng = Rng::with_seed(seed);
+        lab.planner.set_node(node());
+        lab.datapath.set_settings(&settings())?;
+        let all = cases();
+        let others: Vec<Frame> = all
+            .iter()
+            .flat_map(|c| c.steps.iter().map(|s| s.frame(2000)))
+            .collect();
+        let mut count = 0;
+        for case in &all {
+            serve(lab, case)?;
+            let mut before = Before {
+                settings: settings(),
+                maps: Rc::new(lab.datapath.existing()?),
+                memory: FlowMemory::default(),
+            };
+            for step in &case.steps {
+                // As it is first, so that there are flows.
+                let mut packets = vec![(step.hook, step.frame(2000).bytes())];
+                for _ in 0..each {
+                    let hook = if rng.u8(..4) == 0 {
+                        rng.choice(HOOKS).unwrap_or(step.hook)
+                    } else {
+                        step.hook
+                    };
+                    packets.push((hook, bent(&mut rng, &step.frame(2000), &others)));
+                }
+                for (hook, bytes) in packets {
+                    count += 1;
+                    compare(&lab.datapath, &mut before, hook, &bytes).with_context(|| {
+                        format!(
+                            "seed {seed}, packet {count}, {}: {}: {hook:?} {bytes:02x?}",
+                            case.name, step.text
+                        )
+                    })?;
+                }
+            }
+            unserve(lab, case)?;
+        }
+        ensure!(count > each * 300, "only {count} packets");
+        println!("{count} packets");
+        Ok(())
+    });
+}
