@@ -4,6 +4,7 @@
 pub mod config;
 pub mod dns;
 pub mod edge;
+pub mod host_ports;
 pub mod network;
 pub mod objects;
 pub mod only_services;

@@ -88,6 +88,8 @@ async fn start(config: ServicesAgentConfig, tasks: &mut TaskSet) -> Result<()> {
         remembered: Some(remembered),
         settings: config.edge,
         dns: Vec::new(),
+        // Their network plugin makes them.
+        host_ports: tokio::sync::watch::channel(Some(Vec::new())).1,
         foreign_pods: true,
     };
     edge::start(edge, tasks)

@@ -3,6 +3,7 @@
 use crate::config::AgentConfig;
 use crate::dns::{self, Dns};
 use crate::edge::{self, Edge};
+use crate::host_ports;
 use crate::network::NodeNetwork;
 use crate::objects::Objects;
 use crate::peers;
@@ -121,6 +122,16 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
     );
 
     let datapath = open_datapath(config)?;
+    let pods: Cache<Pod> = Cache::default();
+    let fields = Some(format!("spec.nodeName={}", config.node_name));
+    let options = WatchOptions {
+        fields,
+        ..WatchOptions::default()
+    };
+    let (cache, api) = (pods.clone(), client.clone());
+    tasks.spawn_endless("pod cache", async move { cache.run(api, options).await });
+    let (sender, host_ports) = watch::channel(None);
+    tasks.spawn_endless("host ports", host_ports::watch(pods.clone(), sender));
     let services = Edge {
         node_name: config.node_name.clone(),
         client: client.clone(),
@@ -130,6 +141,7 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         remembered: None,
         settings: config.edge.clone(),
         dns: config.cluster_dns.clone(),
+        host_ports,
         foreign_pods: false,
     };
     edge::start(services, tasks)
@@ -144,14 +156,6 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
     runtime::ready(&runtime, &health_sender).await;
     tasks.spawn_endless("runtime health", runtime::watch(runtime.clone(), health_sender));
 
-    let pods: Cache<Pod> = Cache::default();
-    let fields = Some(format!("spec.nodeName={}", config.node_name));
-    let options = WatchOptions {
-        fields,
-        ..WatchOptions::default()
-    };
-    let (cache, api) = (pods.clone(), client.clone());
-    tasks.spawn_endless("pod cache", async move { cache.run(api, options).await });
     let (hint_sender, hints) = mpsc::channel(1);
     tasks.spawn_endless(
         "runtime events",

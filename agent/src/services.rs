@@ -10,6 +10,7 @@ use crate::edge::health::{self, Family, HealthPort, HealthPorts, LocalEndpoints}
 use crate::edge::metrics::ServiceMetrics;
 use crate::edge::ports::Health;
 use crate::edge::sources::{Listed, Seen, Sources};
+use crate::host_ports::HostPorts;
 use agent_datapath::{Datapath, DatapathError};
 use agent_services::{Node, ObjectName, Planner, ServiceView, SliceView, Unused};
 use datapath_abi::Settings;
@@ -48,6 +49,8 @@ pub struct ServicesConfig {
     pub facts: watch::Receiver<Option<NodeFacts>>,
     /// Addresses of services that the node answers itself: the cluster's DNS.
     pub dns: Vec<IpAddr>,
+    /// The pods that have ports of the node.
+    pub host_ports: watch::Receiver<HostPorts>,
     /// Is told how far the writing has come.
     pub health: Health,
     /// Are told what is written, and how long it takes.
@@ -87,6 +90,8 @@ pub async fn run(
     let existing = datapath.existing().map_err(ServicesError::Read)?;
     let mut facts = config.facts.clone();
     facts.mark_changed();
+    let mut host_ports = config.host_ports.clone();
+    host_ports.mark_changed();
     let mut task = Task {
         planner: Planner::new(node, existing),
         services: Listed::default(),
@@ -95,6 +100,7 @@ pub async fn run(
         settings: None,
         netns: agent_datapath::netns_cookie(),
         knows_node: false,
+        knows_pods: false,
         first: true,
         moments: Vec::new(),
         ports: HealthPorts::new(),
@@ -115,6 +121,7 @@ pub async fn run(
                 let now = facts.borrow_and_update().clone();
                 task.node(now);
             }
+            Ok(()) = host_ports.changed() => task.pods(&host_ports.borrow_and_update()),
             () = wait(task.retry) => task.replan()?,
         }
         for _ in 0..AT_ONCE {
@@ -148,6 +155,8 @@ struct Task {
     netns: u64,
     /// Whether the node's state has arrived once.
     knows_node: bool,
+    /// Whether the node's pods are known.
+    knows_pods: bool,
     /// Whether the next plan compares everything with what stands in the maps.
     first: bool,
     /// When what is not written yet had changed.
@@ -228,6 +237,14 @@ impl Task {
             pod_ranges: facts.pod_ranges.iter().map(|r| (r.base(), r.length())).collect(),
             dns: self.config.dns.clone(),
         });
+    }
+
+    /// The ports that pods have of the node.
+    fn pods(&mut self, known: &HostPorts) {
+        if let Some(all) = known {
+            self.knows_pods = true;
+            self.planner.host_ports(all);
+        }
     }
 
     fn service(&mut self, event: Event<Service>) {
@@ -343,7 +360,8 @@ impl Task {
 
     /// Writes what changed; after a failure the plan is made anew, from what stands in the maps then.
     fn write(&mut self) {
-        if !self.services.complete || !self.slices.complete || !self.knows_node || self.retry.is_some() {
+        let listed = self.services.complete && self.slices.complete;
+        if !listed || !self.knows_node || !self.knows_pods || self.retry.is_some() {
             return;
         }
         match self.try_write() {

@@ -441,6 +441,8 @@ fn object(service: &Service) -> String {
 fn kind(f: &FrontendValue) -> &'static str {
     if f.flags.has(FrontendFlags::NODE_PORT) {
         "a node port"
+    } else if f.flags.has(FrontendFlags::HOST_PORT) {
+        "a pod's port of the node"
     } else if f.flags.has(FrontendFlags::EXTERNAL) {
         "an external or load balancer address"
     } else {

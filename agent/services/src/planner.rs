@@ -3,6 +3,7 @@ use crate::changes::Changes;
 use crate::endpoints::{Needs, Usable, usable};
 use crate::existing::Existing;
 use crate::fronts::{self, Holders};
+use crate::host_ports::{self, HostPortsView, PodEntry};
 use crate::node::Node;
 use crate::programmed::{Front, Programmed, SetKey, Wanted};
 use crate::view::{ObjectName, PortView, ServiceView, SliceView};
@@ -25,6 +26,8 @@ pub(crate) struct Entry {
 /// planner from what stands in the maps and observe everything again.
 pub struct Planner {
     pub(crate) services: HashMap<ObjectName, Entry>,
+    /// Pods with ports of the node, by [`host_ports::key`].
+    pods: BTreeMap<ObjectName, PodEntry>,
     /// Which service a slice belongs to, by the slice's name.
     slices: HashMap<ObjectName, ObjectName>,
     /// Services whose entries say so.
@@ -52,6 +55,7 @@ impl Planner {
     pub fn new(node: Node, existing: Existing) -> Self {
         Self {
             services: HashMap::new(),
+            pods: BTreeMap::new(),
             slices: HashMap::new(),
             dirty: Vec::new(),
             asked: BTreeSet::new(),
@@ -87,6 +91,37 @@ impl Planner {
         self.asked.remove(name);
         if let Some(entry) = self.services.get_mut(name) {
             entry.view = None;
+            self.mark(name);
+        }
+    }
+
+    /// The pods that have ports of this node: all of them, each time.
+    pub fn host_ports(&mut self, all: &[HostPortsView]) {
+        let names: BTreeMap<_, _> = all.iter().map(|v| (host_ports::key(&v.pod), v)).collect();
+        let gone = self.pods.keys().filter(|name| !names.contains_key(*name));
+        for name in gone.cloned().collect::<Vec<_>>() {
+            self.pod(&name, None);
+        }
+        for (name, view) in names {
+            self.pod(&name, Some(view));
+        }
+    }
+
+    fn pod(&mut self, name: &ObjectName, view: Option<&HostPortsView>) {
+        if !self.pods.contains_key(name) {
+            self.entries = self.entries.wrapping_add(1);
+            let entry = PodEntry {
+                number: self.entries,
+                view: None,
+                sets: Vec::new(),
+                dirty: false,
+            };
+            self.pods.insert(name.clone(), entry);
+        }
+        if let Some(entry) = self.pods.get_mut(name)
+            && entry.view.as_ref() != view
+        {
+            entry.view = view.cloned();
             self.mark(name);
         }
     }
@@ -127,7 +162,7 @@ impl Planner {
     pub fn set_node(&mut self, node: Node) {
         if self.rest.node != node {
             self.rest.node = node;
-            let all: Vec<_> = self.services.keys().cloned().collect();
+            let all: Vec<_> = self.services.keys().chain(self.pods.keys()).cloned().collect();
             all.iter().for_each(|name| self.mark(name));
         }
     }
@@ -153,6 +188,11 @@ impl Planner {
         self.rest.here = None;
         self.dirty.clear();
         for (name, entry) in &mut self.services {
+            entry.sets.clear();
+            entry.dirty = true;
+            self.dirty.push(name.clone());
+        }
+        for (name, entry) in &mut self.pods {
             entry.sets.clear();
             entry.dirty = true;
             self.dirty.push(name.clone());
@@ -210,16 +250,16 @@ impl Planner {
     }
 
     fn mark(&mut self, name: &ObjectName) {
-        if let Some(entry) = self.services.get_mut(name)
-            && !std::mem::replace(&mut entry.dirty, true)
-        {
+        let of_service = self.services.get_mut(name).map(|e| &mut e.dirty);
+        let dirty = of_service.or_else(|| self.pods.get_mut(name).map(|e| &mut e.dirty));
+        if dirty.is_some_and(|dirty| !std::mem::replace(dirty, true)) {
             self.dirty.push(name.clone());
         }
     }
 
     fn plan_service(&mut self, name: &ObjectName, out: &mut Changes) {
         let Some(entry) = self.services.get_mut(name) else {
-            return;
+            return self.plan_pod(name, out);
         };
         entry.dirty = false;
         let woken = self.rest.plan(name, entry, out);
@@ -229,11 +269,24 @@ impl Planner {
         woken.iter().for_each(|name| self.mark(name));
     }
 
+    fn plan_pod(&mut self, name: &ObjectName, out: &mut Changes) {
+        let Some(entry) = self.pods.get_mut(name) else {
+            return;
+        };
+        entry.dirty = false;
+        let woken = self.rest.plan_pod(name, entry, out);
+        if entry.view.is_none() {
+            self.pods.remove(name);
+        }
+        woken.iter().for_each(|name| self.mark(name));
+    }
+
     /// Deletes what an earlier agent left and nothing wants.
     fn sweep(&self, existing: &Existing, out: &mut Changes) {
         let sets = || {
             let of_services = self.services.values().flat_map(|e| &e.sets);
-            of_services.chain(&self.rest.here)
+            let of_pods = self.pods.values().flat_map(|e| &e.sets);
+            of_services.chain(of_pods).chain(&self.rest.here)
         };
         out.gone_frontends.extend(left(
             existing.frontends.keys(),
@@ -271,11 +324,7 @@ impl Rest {
             sets,
             ..
         } = entry;
-        let held: Vec<FrontendKey> = sets
-            .iter()
-            .flat_map(|s| s.frontends.iter().map(|(k, _)| *k))
-            .collect();
-        sets.iter_mut().for_each(|s| s.kept = false);
+        let held = begin_again(sets);
         if let Some(view) = view {
             let owner = (name, *number);
             for v4 in [true, false] {
@@ -284,15 +333,41 @@ impl Rest {
                 }
             }
         }
-        let mut i = 0;
-        while i < sets.len() {
-            if sets[i].kept {
-                i += 1;
-            } else {
-                sets.swap_remove(i).vanish(out);
+        drop_unwanted(sets, out);
+        self.holders.release(&held, *number)
+    }
+
+    /// Brings the ports of one pod up to date; returns as [`plan`](Self::plan) does.
+    fn plan_pod(
+        &mut self,
+        name: &ObjectName,
+        entry: &mut PodEntry,
+        out: &mut Changes,
+    ) -> BTreeSet<ObjectName> {
+        self.holders.begin();
+        let PodEntry { number, view, sets, .. } = entry;
+        let held = begin_again(sets);
+        let all = view.as_ref().map(|v| host_ports::wanted(v, &self.node));
+        for (port, v4, mut fronts, usable) in all.into_iter().flatten() {
+            fronts.retain(|f| self.holders.hold(f, *number, name));
+            if !fronts.is_empty() {
+                let wanted = Wanted::plain(&port, v4, fronts, usable);
+                self.bring(name, sets, wanted, out);
             }
         }
+        drop_unwanted(sets, out);
         self.holders.release(&held, *number)
+    }
+
+    /// Finds or makes the set, and makes it what is wanted.
+    fn bring(&mut self, name: &ObjectName, sets: &mut Vec<Programmed>, wanted: Wanted<'_>, out: &mut Changes) {
+        let of = |s: &Programmed| !s.kept && s.key.is_of(wanted.port, wanted.v4);
+        let place = sets.iter().position(of).unwrap_or_else(|| {
+            sets.push(self.start(name, &wanted, out));
+            sets.len() - 1
+        });
+        sets[place].kept = true;
+        sets[place].become_(wanted, out);
     }
 
     fn plan_port(
@@ -319,13 +394,7 @@ impl Rest {
             ranges: fronts::ranges(view, v4, &fronts, &self.node),
             fronts,
         };
-        let place = sets.iter().position(|s| !s.kept && s.key.is_of(port, v4));
-        let place = place.unwrap_or_else(|| {
-            sets.push(self.start(name, &wanted, out));
-            sets.len() - 1
-        });
-        sets[place].kept = true;
-        sets[place].become_(wanted, out);
+        self.bring(name, sets, wanted, out);
     }
 
     fn usable(
@@ -369,15 +438,7 @@ impl Rest {
         let mut fronts: Vec<_> = self.node.dns.iter().map(|ip| here(*ip)).collect();
         fronts.sort_unstable_by_key(|f| f.key);
         fronts.dedup_by_key(|f| f.key);
-        let wanted = Wanted {
-            port: &port,
-            v4: true,
-            fronts,
-            usable: Usable::default(),
-            affinity: 0,
-            maglev: false,
-            ranges: Vec::new(),
-        };
+        let wanted = Wanted::plain(&port, true, fronts, Usable::default());
         let mut set = match self.here.take() {
             Some(set) => set,
             None => self.begin("this node's names", &wanted, out),
@@ -414,6 +475,26 @@ impl Rest {
         // Four thousand million sets later an id could come back; by then its first owner is long gone.
         self.next = self.next.checked_add(1).unwrap_or(1);
         Programmed::new(id, key, owner, out)
+    }
+}
+
+/// A plan of these sets begins: what they hold.
+fn begin_again(sets: &mut [Programmed]) -> Vec<FrontendKey> {
+    sets.iter_mut().for_each(|s| s.kept = false);
+    sets.iter()
+        .flat_map(|s| s.frontends.iter().map(|(k, _)| *k))
+        .collect()
+}
+
+/// It ends: sets that nobody wants any more go.
+fn drop_unwanted(sets: &mut Vec<Programmed>, out: &mut Changes) {
+    let mut i = 0;
+    while i < sets.len() {
+        if sets[i].kept {
+            i += 1;
+        } else {
+            sets.swap_remove(i).vanish(out);
+        }
     }
 }
 

@@ -213,7 +213,7 @@ pub(crate) fn parse_range(text: &str) -> Option<(IpAddr, u8)> {
 }
 
 /// Zeros before a number in old objects are decimal: 172.30.0.041 is .41.
-fn parse_ip(text: &str) -> Option<IpAddr> {
+pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse() {
         return Some(ip);
     }
@@ -231,7 +231,7 @@ fn port(p: &ServicePort) -> Option<PortView> {
     })
 }
 
-fn proto(name: Option<&str>) -> Option<Proto> {
+pub(crate) fn proto(name: Option<&str>) -> Option<Proto> {
     match name {
         None | Some("TCP") => Some(Proto::TCP),
         Some("UDP") => Some(Proto::UDP),

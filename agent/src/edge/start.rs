@@ -10,6 +10,7 @@ use super::metrics::ServiceMetrics;
 use super::ports::{self, Counted, Failed, Health};
 use super::settings::EdgeSettings;
 use super::upkeep;
+use crate::host_ports::HostPorts;
 use crate::recorder::Events;
 use crate::services::{self, ServicesConfig};
 use agent_datapath::Datapath;
@@ -43,6 +44,8 @@ pub struct Edge {
     pub settings: EdgeSettings,
     /// Addresses of services that the node answers itself: the cluster's DNS.
     pub dns: Vec<IpAddr>,
+    /// The pods that have ports of the node.
+    pub host_ports: watch::Receiver<HostPorts>,
     /// Whether another plugin makes the pods' devices.
     pub foreign_pods: bool,
 }
@@ -69,6 +72,7 @@ pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
         node_name: edge.node_name.clone(),
         facts: node.clone(),
         dns: edge.dns.clone(),
+        host_ports: edge.host_ports.clone(),
         addresses,
         health: health.clone(),
         metrics: metrics.clone(),

@@ -134,6 +134,10 @@ impl FrontendFlags {
     pub const MAGLEV: Self = Self(128);
     /// Reserved: endpoints answer clients directly.
     pub const DIRECT: Self = Self(256);
+    /// Counts for this node's own processes only: a loopback address, which every pod has for itself.
+    pub const NODE_ONLY: Self = Self(512);
+    /// A port of the node that leads to one pod.
+    pub const HOST_PORT: Self = Self(1024);
 
     /// Whether all bits of `other` are set.
     #[inline(always)]

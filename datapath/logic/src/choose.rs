@@ -68,6 +68,8 @@ pub struct Client {
     pub source: Address,
     /// The client's port; 0 if not known.
     pub port: Be16,
+    /// A process in the node's own network.
+    pub of_node: bool,
 }
 
 /// Finds an endpoint for a new connection.
@@ -93,6 +95,9 @@ fn look<T: Tables>(tables: &T, front: &Front, client: &Client, earlier: &Earlier
         return unknown(tables, front.addr);
     };
     if frontend.flags.has(FrontendFlags::HERE) {
+        return Found::NotAService;
+    }
+    if frontend.flags.has(FrontendFlags::NODE_ONLY) && !client.of_node {
         return Found::NotAService;
     }
     if frontend.flags.has(FrontendFlags::RANGES) {

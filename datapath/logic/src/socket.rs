@@ -34,15 +34,19 @@ pub fn send<T: Tables>(tables: &T, front: &Front, netns: u64, last: Option<Socke
 /// they are asked where it matters.
 #[inline(always)]
 fn client<T: Tables>(tables: &T, front: &Front, netns: u64) -> Client {
-    let own = match tables.settings() {
-        Some(s) if s.host_netns_cookie == netns => s.masquerade[usize::from(!front.addr.is_v4())],
-        _ => Address::default(),
+    // Kernels that do not tell the node's cookie (0) have clients of pods only.
+    let (of_node, own) = match tables.settings() {
+        Some(s) if s.host_netns_cookie == netns && netns != 0 => {
+            (true, s.masquerade[usize::from(!front.addr.is_v4())])
+        }
+        _ => (false, Address::default()),
     };
     Client {
         scope: Scope::Inside,
         known_as: Address::of_netns(netns),
         source: own,
         port: Be16::new(0),
+        of_node,
     }
 }
 
@@ -183,6 +187,22 @@ mod tests {
             connect(&h, &dns(), POD),
             Verdict::Refuse(Reason::SocketNoEndpoint)
         );
+    }
+
+    #[test]
+    fn the_loopback_address_of_the_node_is_none_of_a_pods() {
+        let mut h = host("127.0.0.1", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
+        h.frontends
+            .values_mut()
+            .for_each(|v| v.flags = FrontendFlags::NODE_ONLY);
+        let front = Front {
+            addr: ip("127.0.0.1"),
+            ..dns()
+        };
+        assert_eq!(connect(&h, &front, POD), Verdict::Pass);
+        assert!(matches!(connect(&h, &front, 1), Verdict::To { .. }));
+        h.settings.host_netns_cookie = 0;
+        assert_eq!(connect(&h, &front, 0), Verdict::Pass, "whose it is, is not known");
     }
 
     #[test]

@@ -269,6 +269,7 @@ fn client<T: Tables>(t: &T, p: &Parsed, gate: Gate) -> Client {
         known_as: p.src,
         source: p.src,
         port: p.sport,
+        of_node: false,
     }
 }
 

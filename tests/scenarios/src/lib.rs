@@ -144,6 +144,8 @@ fn flags(flags: FrontendFlags) -> String {
         (FrontendFlags::EXTERNAL, "external"),
         (FrontendFlags::MAGLEV, "Maglev"),
         (FrontendFlags::HERE, "answered by this node"),
+        (FrontendFlags::HOST_PORT, "host port"),
+        (FrontendFlags::NODE_ONLY, "for the node only"),
     ];
     let set = names.iter().filter(|(f, _)| flags.has(*f));
     set.map(|(_, name)| format!(", {name}")).collect()

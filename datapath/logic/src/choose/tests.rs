@@ -20,6 +20,7 @@ fn client(addr: &str, scope: Scope) -> Client {
         known_as: ip(addr),
         source: ip(addr),
         port: Be16::new(4000),
+        of_node: false,
     }
 }
 
