@@ -345,7 +345,9 @@ impl Rest {
         out: &mut Changes,
     ) -> BTreeSet<ObjectName> {
         self.holders.begin();
-        let PodEntry { number, view, sets, .. } = entry;
+        let PodEntry {
+            number, view, sets, ..
+        } = entry;
         let held = begin_again(sets);
         let all = view.as_ref().map(|v| host_ports::wanted(v, &self.node));
         for (port, v4, mut fronts, usable) in all.into_iter().flatten() {
@@ -360,7 +362,13 @@ impl Rest {
     }
 
     /// Finds or makes the set, and makes it what is wanted.
-    fn bring(&mut self, name: &ObjectName, sets: &mut Vec<Programmed>, wanted: Wanted<'_>, out: &mut Changes) {
+    fn bring(
+        &mut self,
+        name: &ObjectName,
+        sets: &mut Vec<Programmed>,
+        wanted: Wanted<'_>,
+        out: &mut Changes,
+    ) {
         let of = |s: &Programmed| !s.kept && s.key.is_of(wanted.port, wanted.v4);
         let place = sets.iter().position(of).unwrap_or_else(|| {
             sets.push(self.start(name, &wanted, out));

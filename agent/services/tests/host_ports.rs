@@ -119,7 +119,13 @@ fn host_ports_go_with_their_pod_and_end_its_flows() {
     planner.host_ports(&[view("dns", "10.0.0.8", &ports)]);
     let changes = written(&mut planner, &mut maps);
     assert_eq!(fronts(&maps), ["192.0.2.1:53/17 -> 10.0.0.8:53"]);
-    assert!(matches!(changes.ended[..], [EndedBackend { proto: Proto::UDP, .. }]));
+    assert!(matches!(
+        changes.ended[..],
+        [EndedBackend {
+            proto: Proto::UDP,
+            ..
+        }]
+    ));
     planner.host_ports(&[]);
     written(&mut planner, &mut maps);
     assert_eq!(maps, Existing::default());
@@ -166,7 +172,12 @@ fn a_front_that_a_service_has_is_a_pods_when_the_service_is_gone() {
     planner.service_gone(&service);
     let changes = written(&mut planner, &mut maps);
     assert_eq!(fronts(&maps), ["192.0.2.1:8080/6 -> 10.0.0.7:80"]);
-    assert!(!changes.ended_fronts.iter().any(|f: &EndedFront| f.port.get() == 80));
+    assert!(
+        !changes
+            .ended_fronts
+            .iter()
+            .any(|f: &EndedFront| f.port.get() == 80)
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod mutate;
 mod names;
 mod shape;
 mod sum;
+pub mod talk;
 mod text;
 
 pub use case::{Case, Hook, Outcome, Service, Step, cases};

@@ -3,18 +3,17 @@ use agent_datapath::{XdpChoice, XdpMode};
 use agent_services::{PortView, ServiceView};
 use anyhow::{Context, Result, bail, ensure};
 use datapath_abi::{Proto, Reason};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 use tests_lab::{
     BALANCER_IPS, Lab, Lan, NODE, NODE_IPS, OUTSIDE_IPS, Pod, REMOTE_IPS, UPLINK, isolated_without_hooks,
     service, slice,
 };
+use tests_packets::talk::{ask, connect, seen, seen_by_datagram, serve_in};
 use tests_packets::{Frame, checksums_hold, flag};
 
-const DEADLINE: Duration = Duration::from_secs(3);
 const LOCAL_IPS: (&str, &str) = ("10.244.0.2", "fd00:10:244::2");
 const VIPS: (&str, &str) = ("10.96.0.10", "fd00:10:96::10");
 const NODE_PORT: u16 = 30080;
@@ -28,42 +27,8 @@ fn at(pair: (&str, &str), v4: bool, port: u16) -> SocketAddr {
     SocketAddr::new(ip(pair, v4), port)
 }
 
-/// Servers on port 8080 of these addresses that tell whom they see, on TCP again and again and over UDP.
-fn serve_in(pod: &Pod, ips: (&'static str, &'static str)) -> Result<()> {
-    for v4 in [true, false] {
-        let own = at(ips, v4, 8080);
-        let (tcp, udp) = pod.within(move || (TcpListener::bind(own), UdpSocket::bind(own)))?;
-        let (tcp, udp) = (tcp?, udp?);
-        thread::spawn(move || {
-            for stream in tcp.incoming().flatten() {
-                thread::spawn(move || answer(stream));
-            }
-        });
-        thread::spawn(move || {
-            let mut buf = [0; 64];
-            while let Ok((_, from)) = udp.recv_from(&mut buf) {
-                let _ = udp.send_to(plain(from).as_bytes(), from);
-            }
-        });
-    }
-    Ok(())
-}
-
-fn answer(mut stream: TcpStream) {
-    let Ok(peer) = stream.peer_addr() else {
-        return;
-    };
-    let mut buf = [0; 64];
-    while let Ok(n) = stream.read(&mut buf) {
-        if n == 0 || stream.write_all(plain(peer).as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-/// The address without the IPv6 form of IPv4.
-fn plain(addr: SocketAddr) -> String {
-    addr.ip().to_canonical().to_string()
+fn both(ips: (&str, &str)) -> [SocketAddr; 2] {
+    [at(ips, true, 8080), at(ips, false, 8080)]
 }
 
 struct Place {
@@ -76,8 +41,8 @@ fn place(lab: &mut Lab, xdp: XdpChoice) -> Result<Place> {
     lab.forward()?;
     let lan = lab.lan(xdp)?;
     let local = lab.pod("local", LOCAL_IPS.0, LOCAL_IPS.1)?;
-    serve_in(&local, LOCAL_IPS)?;
-    serve_in(&lan.other, REMOTE_IPS)?;
+    serve_in(&local, &both(LOCAL_IPS))?;
+    serve_in(&lan.other, &both(REMOTE_IPS))?;
     Ok(Place { lan, local })
 }
 
@@ -126,38 +91,6 @@ fn program(lab: &mut Lab, wants: Wants) -> Result<()> {
         lab.planner.slice(slice);
     }
     lab.program()
-}
-
-fn connect(from: &Pod, to: SocketAddr) -> Result<std::io::Result<TcpStream>> {
-    from.within(move || TcpStream::connect_timeout(&to, DEADLINE))
-}
-
-fn ask(stream: &mut TcpStream) -> Result<String> {
-    stream.set_read_timeout(Some(DEADLINE))?;
-    stream.write_all(b"who?")?;
-    let mut buf = [0; 64];
-    let n = stream.read(&mut buf)?;
-    Ok(String::from_utf8_lossy(&buf[..n]).into_owned())
-}
-
-/// Whom the server sees, over TCP.
-fn seen(from: &Pod, to: SocketAddr) -> Result<String> {
-    let mut stream = connect(from, to)?.with_context(|| format!("connect to {to}"))?;
-    ask(&mut stream)
-}
-
-/// Whom the server sees, over UDP; the answer has to come from where the question went.
-fn seen_by_datagram(from: &Pod, to: SocketAddr) -> Result<String> {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = from.within(move || UdpSocket::bind(any))??;
-    socket.set_read_timeout(Some(DEADLINE))?;
-    socket.send_to(b"who?", to)?;
-    let mut buf = [0; 64];
-    let (n, by) = socket
-        .recv_from(&mut buf)
-        .with_context(|| format!("answer of {to}"))?;
-    ensure!(by == to, "the answer comes from {by}");
-    Ok(String::from_utf8_lossy(&buf[..n]).into_owned())
 }
 
 fn fronts(v4: bool) -> [SocketAddr; 2] {

@@ -42,6 +42,12 @@ fn echo(mut stream: TcpStream, own: SocketAddr) {
 fn udp_server(lab: &Lab, addr: &str) -> Result<SocketAddr> {
     let addr = at(addr);
     lab.address(&addr.ip().to_string())?;
+    udp_echo(addr)?;
+    Ok(addr)
+}
+
+/// The same at an address that is there.
+fn udp_echo(addr: SocketAddr) -> Result<()> {
     let socket = UdpSocket::bind(addr)?;
     thread::spawn(move || {
         let mut buf = [0; 64];
@@ -49,7 +55,7 @@ fn udp_server(lab: &Lab, addr: &str) -> Result<SocketAddr> {
             let _ = socket.send_to(addr.to_string().as_bytes(), from);
         }
     });
-    Ok(addr)
+    Ok(())
 }
 
 fn connect(addr: SocketAddr) -> Result<TcpStream> {
@@ -559,4 +565,90 @@ fn sockets_that_end_leave_no_trace_behind() {
         ensure!(replies == 1, "{replies} sockets are remembered, one lives");
         Ok(())
     });
+}
+
+/// A pod `server` whose port 8080 is the node's 8081 at every address.
+fn host_port(lab: &mut Lab, pod: (&str, &str)) -> Result<()> {
+    let node = agent_services::Node {
+        name: tests_lab::NODE.into(),
+        addresses: vec!["192.0.2.1".parse()?, "2001:db8::1".parse()?],
+        ..agent_services::Node::default()
+    };
+    lab.address("192.0.2.1")?;
+    lab.address("2001:db8::1")?;
+    let settings = node.settings(&lab.config.service_ranges, true, agent_datapath::netns_cookie());
+    lab.datapath.set_settings(&settings)?;
+    lab.planner.set_node(node);
+    let port = |proto| agent_services::HostPort {
+        addr: None,
+        port: 8081,
+        proto,
+        pod_port: 8080,
+    };
+    lab.planner.host_ports(&[agent_services::HostPortsView {
+        pod: agent_services::ObjectName::new("default", "server"),
+        ips: vec![pod.0.parse()?, pod.1.parse()?],
+        ports: vec![port(Proto::TCP), port(Proto::UDP)],
+    }]);
+    lab.program()
+}
+
+#[test]
+fn the_node_reaches_a_host_port_at_its_addresses_and_at_loopback() {
+    isolated(
+        "the_node_reaches_a_host_port_at_its_addresses_and_at_loopback",
+        |lab| {
+            let ends = ["10.244.0.2:8080", "[fd00:10:244::2]:8080"];
+            for end in ends {
+                tcp_server(lab, end)?;
+                udp_echo(at(end))?;
+            }
+            host_port(lab, ("10.244.0.2", "fd00:10:244::2"))?;
+            let knows_itself = agent_datapath::netns_cookie() != 0;
+            let fronts = [
+                ("192.0.2.1:8081", true),
+                ("[2001:db8::1]:8081", true),
+                ("127.0.0.1:8081", knows_itself),
+                ("[::1]:8081", knows_itself),
+            ];
+            for (front, served) in fronts {
+                let to = at(front);
+                if !served {
+                    ensure!(connect(to).is_err(), "{front} is served to nobody knows whom");
+                    continue;
+                }
+                let end = if to.is_ipv4() { ends[0] } else { ends[1] };
+                ensure!(ask(&mut connect(to)?)? == end, "{front} leads elsewhere");
+                let client = udp_client(to.is_ipv4())?;
+                client.send_to(b"who?", to)?;
+                let mut buf = [0; 64];
+                let (n, from) = client.recv_from(&mut buf).with_context(|| front.to_owned())?;
+                ensure!(String::from_utf8_lossy(&buf[..n]) == end && from == to);
+            }
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn the_loopback_address_of_a_pod_is_its_own_whatever_host_ports_there_are() {
+    isolated(
+        "the_loopback_address_of_a_pod_is_its_own_whatever_host_ports_there_are",
+        |lab| {
+            lab.forward()?;
+            let pod = lab.pod("own", "10.244.0.9", "fd00:10:244::9")?;
+            tcp_server(lab, "10.244.0.2:8080")?;
+            host_port(lab, ("10.244.0.2", "fd00:10:244::2"))?;
+            for own in ["127.0.0.1:8081", "[::1]:8081"] {
+                let own = at(own);
+                let refused = pod.within(move || TcpStream::connect_timeout(&own, DEADLINE))?;
+                let e = refused.expect_err("nobody listens there");
+                ensure!(e.kind() == ErrorKind::ConnectionRefused, "{own}: {e}");
+                let listener = pod.within(move || TcpListener::bind(own))??;
+                pod.within(move || TcpStream::connect_timeout(&own, DEADLINE))??;
+                listener.accept()?;
+            }
+            Ok(())
+        },
+    );
 }
