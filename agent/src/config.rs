@@ -18,6 +18,8 @@ pub struct AgentConfig {
     pub cri_socket: PathBuf,
     /// Pods' volumes, logs and the agent's own state.
     pub state_dir: PathBuf,
+    /// Under this many per cent of the state's disk free the node reports `DiskPressure`.
+    pub disk_short: u8,
     /// The agent's sockets.
     pub run_dir: PathBuf,
     /// Where eBPF programs and maps are pinned.

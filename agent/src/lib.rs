@@ -17,6 +17,7 @@ mod runtime;
 pub mod services;
 pub mod worker;
 
+pub use agent_node::node::SHARE_SHORT as DISK_SHORT;
 pub use config::AgentConfig;
 pub use only_services::{ServicesAgentConfig, run_services};
 pub use run::run;

@@ -230,6 +230,7 @@ fn heartbeat_config(config: &AgentConfig, version: &VersionResponse, machine: &M
         runtime: format!("{}://{}", version.runtime_name, number),
         machine: machine.clone(),
         state: config.state_dir.clone(),
+        disk_short: config.disk_short,
     }
 }
 

@@ -82,6 +82,9 @@ pub struct AgentConfig {
     pub cri_socket: PathBuf,
     /// Pods' volumes, logs and the agent's own state.
     pub state_dir: PathBuf,
+    /// Under this many per cent of that disk free the node reports `DiskPressure` and takes no new pods.
+    #[serde(default = "default_disk_short")]
+    pub disk_pressure_percent: u8,
     /// The agent's sockets.
     pub run_dir: PathBuf,
     /// Where eBPF programs and maps are pinned.
@@ -211,6 +214,10 @@ fn default_data() -> PathBuf {
 fn default_pki() -> PathBuf {
     "/var/lib/skep-server/pki".into()
 }
+fn default_disk_short() -> u8 {
+    agent::DISK_SHORT
+}
+
 fn default_cri() -> PathBuf {
     "/run/containerd/containerd.sock".into()
 }

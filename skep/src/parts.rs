@@ -98,6 +98,7 @@ fn agent_config(config: AgentConfig, edge: EdgeSettings, dns: DnsSettings) -> ag
         kubeconfig: config.kubeconfig,
         cri_socket: config.cri_socket,
         state_dir: config.state_dir,
+        disk_short: config.disk_pressure_percent,
         run_dir: config.run_dir,
         pin_dir: config.pin_dir,
         cgroup_parent: config.cgroup_parent,

@@ -112,6 +112,8 @@ fn agent(cluster: &Cluster, node: &Node) -> AgentConfig {
         kubeconfig: node.kubeconfig(),
         cri_socket: node.cri_socket(),
         state_dir: node.state.clone(),
+        // Nodes that share a machine's disk with everything else on it are none the worse for its being full.
+        disk_pressure_percent: if cluster.host { agent::DISK_SHORT } else { 1 },
         run_dir: node.run.clone(),
         pin_dir: node.pins(),
         cgroup_parent: node.cgroup(),

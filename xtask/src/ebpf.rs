@@ -1,5 +1,5 @@
 //! `cargo xtask build-ebpf`: compiles `agent-ebpf` to `target/bpf/skep.o`, which the data path crate embeds.
-use crate::step;
+use crate::{ebpf_rustc, step};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
@@ -36,7 +36,7 @@ pub fn build(root: &Path, force: bool) -> Result<PathBuf> {
     }
     step::quiet(
         &format!("building the eBPF object with {}", tools.name),
-        &mut tools.command(root),
+        &mut tools.command(root)?,
     )?;
     let built = root.join(format!("target/bpf/build/{TARGET}/release/skep"));
     // The stamp goes first and comes last: an interrupted run never leaves a stamp that fits another object.
@@ -84,10 +84,12 @@ impl Toolchain {
         })
     }
 
-    fn command(&self, root: &Path) -> Command {
+    fn command(&self, root: &Path) -> Result<Command> {
         let mut flags = OsString::from("-C linker=");
         flags.push(&self.linker);
-        flags.push(" -C link-arg=--btf -C debuginfo=2");
+        flags.push(" -C link-arg=--btf -C debuginfo=2 --remap-path-prefix=");
+        flags.push(root);
+        flags.push("=.");
         let mut c = Command::new(&self.cargo);
         if let Some(rustc) = &self.rustc {
             c.env("RUSTC", rustc);
@@ -101,6 +103,7 @@ impl Toolchain {
         ] {
             c.env_remove(name);
         }
+        ebpf_rustc::stand_in(&mut c)?;
         c.current_dir(root.join("agent-ebpf"))
             .env("RUSTC_BOOTSTRAP", "1")
             .env("RUSTFLAGS", flags)
@@ -113,7 +116,7 @@ impl Toolchain {
                 TARGET,
                 "-Zbuild-std=core",
             ]);
-        c
+        Ok(c)
     }
 }
 
@@ -168,7 +171,7 @@ fn inputs(root: &Path, tools: &Toolchain) -> Result<String> {
     hash.update(output(Command::new(&tools.linker).arg("--version"))?);
     for file in files {
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        hash.update(file.as_os_str().as_encoded_bytes());
+        hash.update(file.strip_prefix(root).unwrap_or(&file).as_os_str().as_encoded_bytes());
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }

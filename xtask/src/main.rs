@@ -8,6 +8,7 @@ mod conformance;
 mod dist;
 mod e2e_images;
 mod ebpf;
+mod ebpf_rustc;
 mod image;
 mod kernels;
 mod peers;
@@ -84,6 +85,9 @@ fn without_package_variables() -> std::io::Result<()> {
 }
 
 fn main() -> ExitCode {
+    if let Some(rustc) = ebpf_rustc::asked() {
+        return ebpf_rustc::run(rustc);
+    }
     if let Err(error) = without_package_variables() {
         eprintln!("error: this program cannot start itself again: {error}");
         return ExitCode::FAILURE;

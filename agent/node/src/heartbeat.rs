@@ -39,6 +39,8 @@ pub struct HeartbeatConfig {
     pub machine: Machine,
     /// The agent's state folder, whose disk is watched.
     pub state: PathBuf,
+    /// Under this many per cent free the node reports `DiskPressure`.
+    pub disk_short: u8,
 }
 
 /// The task that speaks for the node.
@@ -90,6 +92,7 @@ impl Heartbeat {
             machine: &self.config.machine,
             runtime: &self.config.runtime,
             port: self.config.port,
+            disk_short: self.config.disk_short,
         }
     }
 

@@ -16,8 +16,9 @@ pub const VERSION: &str = concat!("v1.36.2+skep.", env!("CARGO_PKG_VERSION"));
 const MOST_PODS: i64 = 110;
 /// Under this many free bytes memory is short (upstream's default eviction threshold).
 const MEMORY_SHORT: i64 = 100 << 20;
-/// Under this many per cent the disk or the process identifiers are short.
-const SHARE_SHORT: i64 = 10;
+/// Under this many per cent the process identifiers are short, and the disk where nothing else is set (upstream's
+/// default eviction threshold `nodefs.available`).
+pub const SHARE_SHORT: u8 = 10;
 
 /// What the status is made from.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Facts<'a> {
     pub runtime: &'a str,
     /// Port of the kubelet API.
     pub port: u16,
+    /// Under this many per cent free the disk is short.
+    pub disk_short: u8,
 }
 
 /// Why the node is not ready; empty when it is.
@@ -90,7 +93,7 @@ pub fn status(
     ]
     .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
     .into();
-    let mut conditions = conditions(health, pressure);
+    let mut conditions = conditions(health, pressure, facts.disk_short);
     for condition in &mut conditions {
         stamp(condition, old, now);
     }
@@ -140,7 +143,7 @@ fn info(facts: &Facts) -> NodeSystemInfo {
     }
 }
 
-fn conditions(health: &Health, pressure: Pressure) -> Vec<NodeCondition> {
+fn conditions(health: &Health, pressure: Pressure, disk_short: u8) -> Vec<NodeCondition> {
     let short = |type_: &str, short: bool, good: &str, bad: &str, what: &str| {
         let (status, reason) = if short { ("True", bad) } else { ("False", good) };
         let has = if short {
@@ -164,14 +167,14 @@ fn conditions(health: &Health, pressure: Pressure) -> Vec<NodeCondition> {
         ),
         short(
             "DiskPressure",
-            pressure.disk_free < SHARE_SHORT,
+            pressure.disk_free < i64::from(disk_short),
             "KubeletHasNoDiskPressure",
             "KubeletHasDiskPressure",
             "disk",
         ),
         short(
             "PIDPressure",
-            pressure.pids_free < SHARE_SHORT,
+            pressure.pids_free < i64::from(SHARE_SHORT),
             "KubeletHasSufficientPID",
             "KubeletHasInsufficientPID",
             "PID",
@@ -237,6 +240,7 @@ mod tests {
             machine: &machine,
             runtime: "containerd://1.6.20",
             port: 10250,
+            disk_short: SHARE_SHORT,
         };
         let plenty = Pressure {
             memory_available: 1 << 30,
