@@ -1,5 +1,5 @@
 //! `cargo xtask build-ebpf`: compiles `agent-ebpf` to `target/bpf/skep.o`, which the data path crate embeds.
-use crate::{ebpf_rustc, step};
+use crate::{ebpf_rustc, setup, step};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
@@ -58,7 +58,7 @@ struct Toolchain {
 impl Toolchain {
     /// Debian's matched set if it is there, else rustup's compiler if it has `rust-src`.
     fn find() -> Result<Self> {
-        let linker = linker()?;
+        let linker = setup::bpf_linker().context("bpf-linker is missing: run `cargo xtask setup`")?;
         let debian = ("/usr/bin/cargo", "/usr/bin/rustc");
         if has_sources(Path::new(debian.1)) && Path::new(debian.0).is_file() {
             return Ok(Self {
@@ -120,14 +120,6 @@ impl Toolchain {
     }
 }
 
-fn linker() -> Result<PathBuf> {
-    let own =
-        std::env::var_os("HOME").map(|h| Path::new(&h).join(".local/share/skep-toolchain/bin/bpf-linker"));
-    own.filter(|p| p.is_file())
-        .or_else(|| step::find("bpf-linker"))
-        .context("bpf-linker is missing: run `cargo xtask setup`")
-}
-
 /// Whether `core` can be built for a target that has no ready-made one.
 fn has_sources(rustc: &Path) -> bool {
     output(Command::new(rustc).args(["--print", "sysroot"])).is_ok_and(|sysroot| {
@@ -171,7 +163,12 @@ fn inputs(root: &Path, tools: &Toolchain) -> Result<String> {
     hash.update(output(Command::new(&tools.linker).arg("--version"))?);
     for file in files {
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        hash.update(file.strip_prefix(root).unwrap_or(&file).as_os_str().as_encoded_bytes());
+        hash.update(
+            file.strip_prefix(root)
+                .unwrap_or(&file)
+                .as_os_str()
+                .as_encoded_bytes(),
+        );
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }
