@@ -4,6 +4,7 @@
 
 mod flows;
 mod maps;
+mod own;
 mod packet;
 mod run;
 mod socket;

@@ -9,7 +9,7 @@ use core::hint::black_box;
 use datapath_abi::{
     Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
     FrontendValue, Maglev, MaglevKey, Member, MemberKey, Owner, Reason, ReplyKey, ReplyValue, SetCounts,
-    SetId, Settings, SocketRecord, SourceRangeKey,
+    SetId, Settings, SettingsFlags, SocketRecord, SourceRangeKey,
 };
 use datapath_logic::Tables;
 
@@ -95,6 +95,16 @@ impl Tables for Kernel {
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
         SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn serve_own(&self) {
+        // SAFETY: the place stays; a write that user space replaces at the same time is done again by the next packet.
+        if let Some(s) = SETTINGS.get_ptr_mut(0).and_then(|p| unsafe { p.as_mut() })
+            && !s.flags.has(SettingsFlags::OWN)
+        {
+            s.flags.0 |= SettingsFlags::OWN.0;
+        }
     }
 
     #[inline(always)]

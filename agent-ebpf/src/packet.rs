@@ -1,5 +1,6 @@
 //! TC programs: the same decisions per packet, for clients that the socket hooks do not serve.
 use crate::maps::{Kernel, count};
+use crate::own;
 use crate::run::{Run, current, step, without_packet};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT};
 use aya_ebpf::helpers::{
@@ -16,11 +17,11 @@ use datapath_logic::rewrite::Rewrite;
 use datapath_logic::{Packet, PacketMut, Parsed, reject, rewrite, sctp};
 
 /// Go on; with clsact and TCX alike.
-const PASS: i32 = TC_ACT_OK as i32;
-const DROP: i32 = TC_ACT_SHOT as i32;
+pub(crate) const PASS: i32 = TC_ACT_OK as i32;
+pub(crate) const DROP: i32 = TC_ACT_SHOT as i32;
 
 /// A packet in the kernel, whose bytes are copied out: they need not lie in one piece.
-struct Skb(*mut __sk_buff);
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
 impl Packet for Skb {
     #[inline(always)]
@@ -111,7 +112,7 @@ impl Skb {
 
     /// Writes bytes; checksums are the caller's business.
     #[inline(always)]
-    fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
+    pub(crate) fn store<const N: usize>(&self, at: u32, bytes: &[u8; N]) -> bool {
         // SAFETY: the helper reads N bytes from the array.
         unsafe { bpf_skb_store_bytes(self.0.cast(), at, bytes.as_ptr().cast(), N as u32, 0) == 0 }
     }
@@ -124,12 +125,16 @@ impl Skb {
 /// `skb` is the context that the kernel passed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn parse_packet(skb: *mut __sk_buff, from_pod: u32) -> u32 {
+unsafe extern "C" fn parse_packet(skb: *mut __sk_buff, gate: u32) -> u32 {
     let Some(run) = current() else {
         return 0;
     };
     let skb = Skb(skb);
-    let gate = if from_pod != 0 { Gate::Pod } else { Gate::Uplink };
+    let gate = match gate {
+        POD => Gate::Pod,
+        OWN => Gate::Own,
+        _ => Gate::Uplink,
+    };
     match parse(&skb) {
         Ok(p) => {
             run.work = Work::new(&p, skb.len(), gate);
@@ -201,7 +206,7 @@ fn carry_out(skb: *mut __sk_buff, run: &Run) -> i32 {
         }
         Verdict::Reject(reason) => {
             run.refuse(reason);
-            reject(&Skb(skb), &run.work.p)
+            reject(&Skb(skb), &run.work.p, 0)
         }
         Verdict::Drop(reason) => {
             run.refuse(reason);
@@ -216,7 +221,7 @@ fn carry_out(skb: *mut __sk_buff, run: &Run) -> i32 {
 /// `skb` is the context that the kernel passed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn rewrite_packet(skb: *mut __sk_buff) -> u32 {
+pub(crate) unsafe extern "C" fn rewrite_packet(skb: *mut __sk_buff) -> u32 {
     match current().map(|run| &run.work.verdict) {
         Some(Verdict::Rewrite(r, _)) => rewrite::apply(&mut Skb(skb), r) as u32,
         _ => 0,
@@ -225,7 +230,7 @@ unsafe extern "C" fn rewrite_packet(skb: *mut __sk_buff) -> u32 {
 
 /// Each answer is a subprogram: together with what the deciding program holds, their buffers would not fit on one stack.
 #[inline(always)]
-fn reject(skb: &Skb, p: &Parsed) -> i32 {
+pub(crate) fn reject(skb: &Skb, p: &Parsed, direction: u64) -> i32 {
     // SAFETY: this program's own context.
     let written = unsafe {
         match (p.src.is_v4(), p.proto) {
@@ -239,8 +244,8 @@ fn reject(skb: &Skb, p: &Parsed) -> i32 {
         count(Reason::PacketUnfinished);
         return DROP;
     }
-    // SAFETY: the helper takes numbers only; the answer goes out of the device through which the packet came in.
-    unsafe { bpf_redirect((*skb.0).ifindex, 0) as i32 }
+    // SAFETY: the helper takes numbers only; the answer goes back through the device by which the packet came.
+    unsafe { bpf_redirect((*skb.0).ifindex, direction) as i32 }
 }
 
 macro_rules! answer {
@@ -311,7 +316,10 @@ macro_rules! hook {
     };
 }
 
+/// Gates, as numbers that a function of the verifier's takes.
 const UPLINK: u32 = 0;
+const POD: u32 = 1;
+const OWN: u32 = 2;
 
 hook!(
     /// Ingress of a pod's device on the host's side: packets from the pod.
@@ -331,9 +339,33 @@ hook!(
     0,
     arrive
 );
-hook!(
-    /// Egress of a device that leads out of the node: packets to other machines.
-    to_uplink,
-    0,
-    leave
-);
+
+/// Egress of a device that leads out of the node: packets to other machines, and what the node's own sockets send to services.
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is valid for the whole run. What came in by no device comes from the node itself.
+    let own = unsafe { (*skb).ingress_ifindex } == 0;
+    let tables = Kernel::default();
+    if !own && !forward::serves_uplink(&tables) {
+        return PASS;
+    }
+    // SAFETY: this program's own context.
+    if unsafe { parse_packet(skb, if own { OWN } else { UPLINK }) } == 0 {
+        return PASS;
+    }
+    let Some(run) = current() else {
+        return PASS;
+    };
+    let mut steps = Steps { skb, run };
+    if own && forward::serves_own(&tables, &steps.run.work.p) {
+        forward::depart(&mut steps);
+        if !matches!(steps.run.work.verdict, Verdict::Pass) {
+            return own::carry_out(skb, steps.run);
+        }
+    }
+    if forward::serves_uplink(&tables) {
+        forward::leave(&mut steps);
+    }
+    carry_out(skb, steps.run)
+}

@@ -76,6 +76,15 @@ impl Outcome {
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
     }
+
+    /// Takes in what tests wrote into the file that `SKEP_SKIPS` names, a line `name<TAB>reason` each: their harness counted them as
+    /// passed.
+    fn skip_of(&mut self, lines: &str) {
+        for (name, reason) in lines.lines().filter_map(|l| l.split_once('\t')) {
+            self.passed = self.passed.saturating_sub(1);
+            self.skipped.push((name.to_string(), reason.to_string()));
+        }
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -140,9 +149,11 @@ fn run_level(level: Level) -> Result<Outcome> {
 
 /// `cargo test` with these arguments; counts what its test binaries report.
 fn cargo_test(args: &[&str]) -> Result<Outcome> {
+    let skips = std::env::temp_dir().join(format!("skep-skips-{}", std::process::id()));
     let mut child = Command::new("cargo")
         .args(["test", "--no-fail-fast"])
         .args(args)
+        .env("SKEP_SKIPS", &skips)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -155,6 +166,8 @@ fn cargo_test(args: &[&str]) -> Result<Outcome> {
         outcome.add(counts(&line));
     }
     let status = child.wait()?;
+    outcome.skip_of(&std::fs::read_to_string(&skips).unwrap_or_default());
+    std::fs::remove_file(&skips).ok();
     if !status.success() && outcome.failed == 0 {
         bail!(
             "`cargo test {}` ended with {status} before its tests could run",

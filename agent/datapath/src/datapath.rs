@@ -14,7 +14,7 @@ use agent_services::{Changes, Existing};
 use aya::Ebpf;
 use datapath_abi::{
     Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member,
-    MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId, Settings,
+    MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId, Settings, SettingsFlags,
     SourceRangeKey, maps, programs,
 };
 use std::fs;
@@ -128,9 +128,13 @@ impl Datapath {
         self.settings.set(&settings)
     }
 
-    /// Tells the programs about the node: everything at once.
+    /// Tells the programs about the node: everything at once, but for what they told themselves.
     pub fn set_settings(&self, settings: &Settings) -> Result<(), DatapathError> {
-        self.settings.set(settings)
+        let own = self.settings.get()?.flags.0 & SettingsFlags::OWN.0;
+        self.settings.set(&Settings {
+            flags: SettingsFlags(settings.flags.0 | own),
+            ..*settings
+        })
     }
 
     /// Carries out changes in their order, each list in batches. After an error the maps hold a part of it, in which every

@@ -75,6 +75,9 @@ pub struct SettingsFlags(pub u32);
 impl SettingsFlags {
     /// Packets on uplinks are looked at: there is an external front, or cluster addresses shall be served from outside.
     pub const UPLINK: Self = Self(1);
+    /// Answers to the node's own connections are looked at: some are translated per packet. The programs set it when they open the
+    /// first one; user space keeps it.
+    pub const OWN: Self = Self(2);
 
     /// Whether all bits of `other` are set.
     #[inline(always)]

@@ -47,6 +47,8 @@ pub enum Through {
 pub enum Gate {
     Pod,
     Uplink,
+    /// From the node itself, on its way out: of a socket that no hook served.
+    Own,
 }
 
 /// One packet's way through the steps.
@@ -138,6 +140,24 @@ pub fn arrive<S: Steps>(s: &mut S) {
     }
 }
 
+/// A packet of the node's own sockets that goes out, and may be addressed to a service. The way back is a part of [`arrive`]. An endpoint
+/// of the node itself is shown to both ends under the service's address (the work's `nat`), so that both ways pass here.
+#[inline(always)]
+pub fn depart<S: Steps>(s: &mut S) {
+    let p = &s.work().p;
+    if !p.has_ports() || !s.run(Step::Ports) {
+        return;
+    }
+    if !s.run(Step::Front) {
+        s.run(Step::NoFront);
+    } else if !s.run(Step::Known) && s.run(Step::Choose) {
+        s.run(Step::Open);
+    }
+    if s.work().p.first_fragment {
+        s.run(Step::Remember);
+    }
+}
+
 /// A packet that goes out: an answer from an endpoint is shown as the service's, a masqueraded request as this node's.
 #[inline(always)]
 pub fn leave<S: Steps>(s: &mut S) {
@@ -209,7 +229,17 @@ fn passed(passing: Passing, w: &Work) -> Through {
 /// Whether packets on uplinks are to be looked at; programs ask this first, before they parse.
 #[inline(always)]
 pub fn serves_uplink<T: Tables>(t: &T) -> bool {
-    t.settings().is_some_and(|s| s.flags.has(SettingsFlags::UPLINK))
+    let looked_at = SettingsFlags::UPLINK.0 | SettingsFlags::OWN.0;
+    t.settings().is_some_and(|s| s.flags.0 & looked_at != 0)
+}
+
+/// Whether a packet that the node itself sends out is to be looked at: from an address of its own, to an address that is a service's
+/// or, where there are external fronts, may be one.
+#[inline(always)]
+pub fn serves_own<T: Tables>(t: &T, p: &Parsed) -> bool {
+    t.settings().is_some_and(|s| {
+        (s.flags.has(SettingsFlags::UPLINK) || s.is_service_address(p.dst)) && s.is_node_address(p.src)
+    })
 }
 
 /// The steps on the host.
@@ -264,6 +294,22 @@ where
         arrive(&mut s);
     }
     s.work.verdict
+}
+
+/// A packet that the node itself sends out; what the source becomes too, if the destination becomes the node's own.
+pub fn from_node<T, P>(t: &T, packet: &P, p: &Parsed, len: u32) -> (Verdict, Option<Rewrite>)
+where
+    T: Tables + FlowTable,
+    P: Packet + ?Sized,
+{
+    let work = Work::new(p, len, Gate::Own);
+    let mut s = OnHost { t, packet, work };
+    if serves_own(t, p) {
+        depart(&mut s);
+    }
+    let w = &s.work;
+    let turned = (w.nat != Address::default()).then(|| Rewrite::source(&w.p, w.nat, w.nat_port));
+    (w.verdict, turned)
 }
 
 /// A packet on its way to another machine.

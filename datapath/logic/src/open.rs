@@ -20,6 +20,8 @@ pub struct Opening {
     pub port: Be16,
     /// This node asks in the client's place, so that the answer comes back to it.
     pub masquerade: bool,
+    /// It asks under the service's address, not its own.
+    pub as_front: bool,
 }
 
 /// Whether this port is one that this node gives to clients.
@@ -82,8 +84,12 @@ fn masquerade<T: Tables + FlowTable>(
     to: &Opening,
     flow: &mut Flow,
 ) -> Result<(Address, Be16), Reason> {
-    let own = t.settings().and_then(|s| s.masquerade(p.src.is_v4()));
-    let own = own.ok_or(Reason::NoNodeAddress)?;
+    let own = if to.as_front {
+        p.dst
+    } else {
+        let own = t.settings().and_then(|s| s.masquerade(p.src.is_v4()));
+        own.ok_or(Reason::NoNodeAddress)?
+    };
     let port = claim(t, p, to, flow, own).ok_or(Reason::NatPortsUsedUp)?;
     let key = FlowKey {
         src: p.src,

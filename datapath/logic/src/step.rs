@@ -8,6 +8,7 @@ use crate::rewrite::Rewrite;
 use crate::{FlowTable, Tables};
 use datapath_abi::{
     FlowKey, FlowRole, FragmentKey, FragmentPorts, FrontendFlags, FrontendKey, Proto, Reason, Scope,
+    SettingsFlags,
 };
 
 /// Runs one step. `what` is a constant wherever this is called in the kernel: only that step is left there.
@@ -72,6 +73,9 @@ fn is_known<T: Tables + FlowTable>(t: &T, w: &mut Work, one_stage: bool) -> bool
     };
     match t.touch(&key(&w.p, FlowKey::DESTINATION), &seen) {
         Some(known) if !known.over => {
+            if matches!(w.gate, Gate::Own) {
+                t.serve_own();
+            }
             go(w, &known);
             true
         }
@@ -97,11 +101,13 @@ fn is_chosen<T: Tables>(t: &T, w: &mut Work) -> bool {
             false
         }
         Found::Endpoint(c) => {
+            let as_front = is_turned(t, &c.backend, w.gate);
             w.opening = Opening {
                 set: c.frontend.set,
                 addr: c.backend.addr,
                 port: c.backend.port,
-                masquerade: masquerades(&w.p, &c.backend, w.gate),
+                masquerade: as_front || masquerades(&w.p, &c.backend, w.gate),
+                as_front,
             };
             true
         }
@@ -113,6 +119,9 @@ fn is_open<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
     let seen = seen(t, &w.p, w.len);
     match open(t, &w.p, &seen, &w.opening) {
         Ok(known) => {
+            if matches!(w.gate, Gate::Own) {
+                t.serve_own();
+            }
             go(w, &known);
             true
         }
@@ -148,6 +157,9 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
             None => Refusal::NoService,
         };
         w.verdict = nowhere(&w.p, refusal);
+    } else if settings.flags.has(SettingsFlags::OWN) && settings.is_node_address(w.p.dst) && w.p.has_ports() {
+        // Whatever asked is a socket of this node: nothing else shows it the answer as the service's.
+        return is_renamed(t, w);
     }
     false
 }
@@ -156,7 +168,7 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
 /// a TCP connection to an address that may have been a service's.
 #[inline(always)]
 fn may_have_flow(p: &Parsed, of_service: bool, of_node: bool, gate: Gate) -> bool {
-    let given = of_node && (p.proto == Proto::SCTP || is_given(p.dport.get()));
+    let given = (of_node || matches!(gate, Gate::Own)) && (p.proto == Proto::SCTP || is_given(p.dport.get()));
     let middle = p.proto == Proto::TCP && !is_opening(p.tcp_flags);
     given || (middle && (of_service || matches!(gate, Gate::Uplink)))
 }
@@ -199,8 +211,20 @@ where
         changes,
         zero: 0,
     };
-    let Some(known) = t.look(&back) else {
-        return false;
+    let (known, source) = match t.look(&back) {
+        Some(known) => (known, source),
+        // About a packet of the node's own socket, which only the other table knows.
+        None if !source && t.settings().is_some_and(|s| s.flags.has(SettingsFlags::OWN)) => {
+            let back = FlowKey {
+                changes: FlowKey::SOURCE,
+                ..back
+            };
+            match t.look(&back) {
+                Some(known) if t.settings().is_some_and(|s| s.is_node_address(w.p.dst)) => (known, true),
+                _ => return false,
+            }
+        }
+        None => return false,
     };
     w.verdict = Verdict::Rewrite(
         Rewrite::quote(&w.p, &q, source, known.addr, known.port),
@@ -251,6 +275,13 @@ fn masquerades(p: &Parsed, backend: &datapath_abi::Backend, gate: Gate) -> bool 
     backend.addr == p.src || (matches!(gate, Gate::Uplink) && !backend.is_local())
 }
 
+/// Whether client and endpoint are both the node's own: packets between them never leave it, unless each is shown the service's address in
+/// the other's place.
+#[inline(always)]
+fn is_turned<T: Tables>(t: &T, backend: &datapath_abi::Backend, gate: Gate) -> bool {
+    matches!(gate, Gate::Own) && t.settings().is_some_and(|s| s.is_node_address(backend.addr))
+}
+
 #[inline(always)]
 fn front(p: &Parsed) -> Front {
     Front {
@@ -263,13 +294,13 @@ fn front(p: &Parsed) -> Front {
 /// Who sends. A pod of this node is inside whatever its address; on an uplink a source in a pod range tells a pod.
 #[inline(always)]
 fn client<T: Tables>(t: &T, p: &Parsed, gate: Gate) -> Client {
-    let inside = matches!(gate, Gate::Pod) || t.settings().is_some_and(|s| s.is_pod_address(p.src));
+    let inside = !matches!(gate, Gate::Uplink) || t.settings().is_some_and(|s| s.is_pod_address(p.src));
     Client {
         scope: if inside { Scope::Inside } else { Scope::Outside },
         known_as: p.src,
         source: p.src,
         port: p.sport,
-        of_node: false,
+        of_node: matches!(gate, Gate::Own),
     }
 }
 

@@ -22,6 +22,9 @@ pub trait Tables {
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// Remembers the endpoint that a client keeps; where there is no room, the client keeps none.
     fn keep_affinity(&self, key: &AffinityKey, value: &Affinity);
+    /// Sets [`SettingsFlags::OWN`](datapath_abi::SettingsFlags::OWN). A table that only answers need not.
+    #[inline(always)]
+    fn serve_own(&self) {}
     /// Nanoseconds since boot.
     fn now(&self) -> u64;
     /// 32 random bits.

@@ -18,6 +18,7 @@ const MODULES: &[&str] = &[
     "udp_diag",
     "nf_conntrack",
     "dummy",
+    "sctp",
 ];
 
 /// A kernel ready to boot.
@@ -35,7 +36,7 @@ pub fn ensure(kernel: &Kernel) -> Result<Bootable> {
         .map(|p| &p.sha256[..8])
         .collect::<Vec<_>>()
         .join("-");
-    let dir = fetch::cache_dir().join(format!("{}-{pin}-1", kernel.label));
+    let dir = fetch::cache_dir().join(format!("{}-{pin}-2", kernel.label));
     if !dir.join("complete").exists() {
         std::fs::remove_dir_all(&dir).ok();
         std::fs::create_dir_all(dir.join("modules"))?;

@@ -377,3 +377,87 @@ fn what_is_unusual_or_for_a_local_endpoint_is_left_to_the_stack() {
     let [first, _] = fragments("192.0.2.1", b"a question of some length");
     assert_eq!(through(&h, &parse(&first[..]).unwrap(), 60), Through::ToStack);
 }
+
+/// Carries out what becomes of a packet that the node itself sends: both ends may change.
+fn own(h: &Host, bytes: &mut [u8]) -> Reason {
+    let (verdict, turned) = from_node(h, bytes, &parse(bytes).unwrap(), bytes.len() as u32);
+    let reason = through_hook(bytes, verdict);
+    if let Some(source) = turned {
+        assert!(apply(bytes, &source) && checksums_hold(bytes), "{source:?}");
+    }
+    reason
+}
+
+#[test]
+fn the_nodes_own_sockets_see_the_service_whichever_way_the_answer_comes_in() {
+    for (node, vip, local, remote) in [
+        ("192.0.2.1", "10.96.0.10", "10.0.0.1", "10.0.9.1"),
+        ("2001:db8::1", "fd00:10:96::10", "fd00::1", "fd00::9:1"),
+    ] {
+        for (endpoint, comes_in) in [
+            (local, from_pod as fn(&Host, &[u8], &Parsed, u32) -> Verdict),
+            (remote, from_uplink),
+        ] {
+            let mut h = host(vip, 80, Proto::TCP, &[(endpoint, 8080)]);
+            h.settings.flags = SettingsFlags(0);
+            let mut request = frame(node, vip, Proto::TCP, 700, 80, b"");
+            assert_eq!(own(&h, &mut request), Reason::PacketForwarded);
+            assert_eq!(
+                ends(&request),
+                (ip(node), 700, ip(endpoint), 8080),
+                "its own address is kept"
+            );
+            h.settings.flags = SettingsFlags::OWN;
+            let mut answer = frame(endpoint, node, Proto::TCP, 8080, 700, b"");
+            assert_eq!(run(&h, &mut answer, comes_in), Reason::PacketAnswered);
+            assert_eq!(ends(&answer), (ip(vip), 80, ip(node), 700));
+            let other = frame(endpoint, node, Proto::TCP, 8080, 701, b"");
+            assert_eq!(verdict(&h, &other, comes_in), Verdict::Pass, "no service's");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_of_the_node_and_the_nodes_own_client_see_the_service_in_one_anothers_place() {
+    let h = host("10.96.0.1", 443, Proto::TCP, &[("192.0.2.1", 6443)]);
+    let mut request = frame("192.0.2.1", "10.96.0.1", Proto::TCP, 5555, 443, b"");
+    assert_eq!(own(&h, &mut request), Reason::PacketForwarded);
+    let (src, nat, dst, port) = ends(&request);
+    assert_eq!((src, dst, port), (ip("10.96.0.1"), ip("192.0.2.1"), 6443));
+    let mut answer = frame("192.0.2.1", "10.96.0.1", Proto::TCP, 6443, nat, b"");
+    assert_eq!(own(&h, &mut answer), Reason::PacketAnswered);
+    assert_eq!(ends(&answer), (ip("10.96.0.1"), 443, ip("192.0.2.1"), 5555));
+}
+
+#[test]
+fn the_nodes_own_packets_are_looked_at_where_they_may_be_for_a_service() {
+    let mut h = host("10.96.0.10", 80, Proto::TCP, &[]);
+    let ask = |h: &Host, from: &str, to: &str, port: u16| {
+        let bytes = frame(from, to, Proto::TCP, 700, port, b"");
+        from_node(h, &bytes[..], &parse(&bytes[..]).unwrap(), bytes.len() as u32).0
+    };
+    assert_eq!(
+        ask(&h, "192.0.2.1", "10.96.0.10", 80),
+        Verdict::Reject(Reason::PacketNoEndpoint)
+    );
+    assert_eq!(
+        ask(&h, "192.0.2.1", "10.96.0.10", 81),
+        Verdict::Reject(Reason::PacketNoPort)
+    );
+    assert_eq!(
+        ask(&h, "192.0.2.1", "10.96.0.99", 80),
+        Verdict::Drop(Reason::PacketNoService)
+    );
+    assert_eq!(ask(&h, "10.0.0.7", "10.96.0.10", 80), Verdict::Pass, "a pod's");
+    h.add("203.0.113.10", 80, Proto::TCP, &[]);
+    assert_eq!(
+        ask(&h, "192.0.2.1", "203.0.113.10", 80),
+        Verdict::Reject(Reason::PacketNoEndpoint)
+    );
+    h.settings.flags = SettingsFlags(0);
+    assert_eq!(
+        ask(&h, "192.0.2.1", "203.0.113.10", 80),
+        Verdict::Pass,
+        "no external fronts are known"
+    );
+}
