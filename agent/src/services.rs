@@ -250,7 +250,10 @@ impl Task {
     fn service(&mut self, event: Event<Service>) {
         self.config.metrics.service_changed();
         match event {
-            Event::Init => self.services.begin(),
+            Event::Init => {
+                let knows_some = self.planner.known_services().next().is_some();
+                self.services.begin(knows_some);
+            }
             Event::InitApply(s) | Event::Apply(s) => {
                 let view = ServiceView::of(&s);
                 self.services.add(&view.as_ref().map(|v| v.name.clone()));
@@ -296,7 +299,10 @@ impl Task {
             self.moments.extend(changed_at(s));
         }
         match event {
-            Event::Init => self.slices.begin(),
+            Event::Init => {
+                let knows_some = self.planner.known_slices().next().is_some();
+                self.slices.begin(knows_some);
+            }
             Event::InitApply(s) | Event::Apply(s) => {
                 let own = name(&s.metadata);
                 self.slices.add(&own);

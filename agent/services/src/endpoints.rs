@@ -1,8 +1,8 @@
 //! Which endpoints serve a port: readiness, the fall-back to terminating ones, hints, and policy Local.
 use crate::node::Node;
-use crate::view::{EndpointView, PortView, SliceView};
+use crate::packed::{EndpointRef, PackedSlice, TextList};
+use crate::view::PortView;
 use datapath_abi::{Address, Backend, Be16};
-use std::sync::Arc;
 
 /// What is to be known of a port's endpoints.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Usable {
 
 /// One endpoint with the port that its slice gives it.
 pub(crate) struct Candidate<'a> {
-    pub endpoint: &'a EndpointView,
+    pub endpoint: EndpointRef<'a>,
     pub backend: Backend,
     /// On this node, by the endpoint's own word: only such ones count under policy Local.
     pub local: bool,
@@ -44,13 +44,7 @@ impl Candidate<'_> {
 }
 
 /// Finds the endpoints of `port` among the slices of its service.
-pub(crate) fn usable<'a>(
-    slices: impl Iterator<Item = &'a SliceView>,
-    port: &PortView,
-    v4: bool,
-    needs: Needs,
-    node: &Node,
-) -> Usable {
+pub(crate) fn usable(slices: &[PackedSlice], port: &PortView, v4: bool, needs: Needs, node: &Node) -> Usable {
     let all = candidates(slices, port, v4, node);
     let mut found = Usable {
         serving: all
@@ -96,7 +90,7 @@ fn slots(chosen: &[&Candidate<'_>]) -> Vec<Backend> {
 /// Pairs slices and port by name and protocol. The same address and port in several slices counts once; a copy that is not
 /// terminating wins.
 pub(crate) fn candidates<'a>(
-    slices: impl Iterator<Item = &'a SliceView>,
+    slices: &'a [PackedSlice],
     port: &PortView,
     v4: bool,
     node: &Node,
@@ -104,11 +98,10 @@ pub(crate) fn candidates<'a>(
     let mut found: Vec<Candidate<'a>> = Vec::new();
     for slice in slices {
         let ports = slice
-            .ports
-            .iter()
-            .filter(|p| p.proto == port.proto && p.name == port.name);
+            .ports()
+            .filter(|p| p.proto == port.proto && *p.name == *port.name);
         for p in ports {
-            let of_family = slice.endpoints.iter().filter(|e| e.addr.is_ipv4() == v4);
+            let of_family = slice.endpoints().filter(|e| e.addr.is_ipv4() == v4);
             found.extend(of_family.map(|e| candidate(e, p.port, node)));
         }
     }
@@ -117,8 +110,8 @@ pub(crate) fn candidates<'a>(
     found
 }
 
-fn candidate<'a>(endpoint: &'a EndpointView, port: u16, node: &Node) -> Candidate<'a> {
-    let local = endpoint.node.as_deref() == Some(&*node.name);
+fn candidate<'a>(endpoint: EndpointRef<'a>, port: u16, node: &Node) -> Candidate<'a> {
+    let local = endpoint.node == Some(&*node.name);
     // Answers of the node's own sockets come back through it even if the endpoint names no node.
     let here = local || node.addresses.contains(&endpoint.addr);
     Candidate {
@@ -143,26 +136,26 @@ pub(crate) fn cluster<'a, 'b>(all: &'b [Candidate<'a>], node: &Node) -> Vec<&'b 
     if ready.is_empty() {
         return all.iter().filter(|c| c.falls_back()).collect();
     }
-    let by_node = hinted(&ready, |e| &e.node_hints, Some(&node.name));
+    let by_node = hinted(&ready, |e| e.node_hints, Some(&node.name));
     by_node
-        .or_else(|| hinted(&ready, |e| &e.zone_hints, node.zone.as_ref()))
+        .or_else(|| hinted(&ready, |e| e.zone_hints, node.zone.as_deref()))
         .unwrap_or(ready)
 }
 
 /// All or nothing: hints count only if every ready endpoint has one and at least one is for us.
 fn hinted<'a, 'b>(
     ready: &[&'b Candidate<'a>],
-    hints: impl Fn(&EndpointView) -> &Vec<Arc<str>>,
-    us: Option<&Arc<str>>,
+    hints: impl Fn(&EndpointRef<'a>) -> TextList<'a>,
+    us: Option<&str>,
 ) -> Option<Vec<&'b Candidate<'a>>> {
     let us = us?;
-    if ready.iter().any(|c| hints(c.endpoint).is_empty()) {
+    if ready.iter().any(|c| hints(&c.endpoint).is_empty()) {
         return None;
     }
     let ours: Vec<_> = ready
         .iter()
         .copied()
-        .filter(|c| hints(c.endpoint).contains(us))
+        .filter(|c| hints(&c.endpoint).contains(us))
         .collect();
     (!ours.is_empty()).then_some(ours)
 }

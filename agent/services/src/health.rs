@@ -1,6 +1,8 @@
 //! What is told about services besides packets: health checks, metrics, and why an endpoint is not used.
 use crate::endpoints::{candidates, cluster, local};
+use crate::packed::PackedSlice;
 use crate::planner::Planner;
+use crate::texts::Texts;
 use crate::view::{ObjectName, PortView};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -71,7 +73,7 @@ impl Planner {
     /// All services about which load balancers ask.
     pub fn health(&self) -> Vec<ServiceHealth> {
         let health = |name: &ObjectName| {
-            let port = self.services.get(name)?.view.as_ref()?.health_port?;
+            let port = self.book.by_name(name)?.view.as_ref()?.health_port()?;
             Some(ServiceHealth {
                 service: name.clone(),
                 port,
@@ -84,38 +86,40 @@ impl Planner {
     /// Distinct addresses of the service's ready endpoints on this node, over all slices; terminating ones that still get
     /// traffic do not count.
     pub fn local_ready(&self, service: &ObjectName) -> usize {
-        let Some(entry) = self.services.get(service) else {
+        let Some(entry) = self.book.by_name(service) else {
             return 0;
         };
-        let endpoints = entry.slices.values().flat_map(|s| &s.endpoints);
-        let here = endpoints.filter(|e| e.ready && e.node.as_deref() == Some(&*self.rest.node.name));
+        let endpoints = entry.slices().iter().flat_map(PackedSlice::endpoints);
+        let here = endpoints.filter(|e| e.ready && e.node == Some(&*self.rest.node.name));
         here.map(|e| e.addr).collect::<BTreeSet<_>>().len()
     }
 
     /// For the metric that counts ports which drop traffic by their Local policy.
     pub fn no_local_endpoints(&self) -> NoLocalEndpoints {
         let mut found = NoLocalEndpoints::default();
-        for entry in self.services.values() {
+        for entry in self.book.entries() {
             let Some(view) = &entry.view else { continue };
+            let (internal, external) = view.is_local();
             let count = entry.sets.iter().filter(|s| s.elsewhere).count();
-            found.internal += if view.internal_local { count } else { 0 };
-            let external = entry.sets.iter().filter(|s| s.elsewhere && s.is_external());
-            found.external += if view.external_local { external.count() } else { 0 };
+            found.internal += if internal { count } else { 0 };
+            let outside = entry.sets.iter().filter(|s| s.elsewhere && s.is_external());
+            found.external += if external { outside.count() } else { 0 };
         }
         found
     }
 
     /// What became of each endpoint of a service on this node, port by port; `None` for a service that was not observed.
     pub fn endpoints(&self, service: &ObjectName) -> Option<Vec<PortFacts>> {
-        let entry = self.services.get(service)?;
-        let view = entry.view.as_ref()?;
+        let entry = self.book.by_name(service)?;
+        let packed = entry.view.as_ref()?;
+        let view = packed.view(service.clone(), &mut Texts::default());
         let mut found = Vec::new();
         for v4 in [true, false] {
             if !view.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4) {
                 continue;
             }
             for port in &view.ports {
-                let all = candidates(entry.slices.values(), port, v4, &self.rest.node);
+                let all = candidates(entry.slices(), port, v4, &self.rest.node);
                 let of = |set: Vec<&crate::endpoints::Candidate<'_>>| -> BTreeSet<_> {
                     set.iter().map(|c| (c.backend.addr, c.backend.port)).collect()
                 };
@@ -125,7 +129,7 @@ impl Planner {
                     EndpointFacts {
                         addr: c.endpoint.addr,
                         port: c.backend.port.get(),
-                        node: c.endpoint.node.clone(),
+                        node: c.endpoint.node.map(Arc::from),
                         in_cluster_set: cluster.contains(&id),
                         in_local_set: local.contains(&id),
                         unused: unused(c, cluster.contains(&id)),

@@ -114,7 +114,6 @@ pub(crate) struct PodEntry {
     /// None once it is gone.
     pub view: Option<HostPortsView>,
     pub sets: Vec<Programmed>,
-    pub dirty: bool,
 }
 
 /// A pod's name among those of services, which have no slash.

@@ -4,6 +4,7 @@
 //! half of it. The semantics are kube-proxy's; rules that surprise are named where they are applied.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod book;
 mod changes;
 mod endpoints;
 mod existing;
@@ -12,8 +13,10 @@ mod health;
 mod host_ports;
 mod maglev;
 mod node;
+mod packed;
 mod planner;
 mod programmed;
+mod texts;
 mod view;
 
 pub use changes::{Changes, EndedBackend, EndedFront};

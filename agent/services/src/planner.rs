@@ -1,40 +1,34 @@
 //! The planner: observed objects in, ordered changes out, in time that grows with what changed only.
+use crate::book::{Book, Entry};
 use crate::changes::Changes;
 use crate::endpoints::{Needs, Usable, usable};
 use crate::existing::Existing;
 use crate::fronts::{self, Holders};
 use crate::host_ports::{self, HostPortsView, PodEntry};
 use crate::node::Node;
+use crate::packed::{PackedSlice, Packer};
 use crate::programmed::{Front, Programmed, SetKey, Wanted};
 use crate::view::{ObjectName, PortView, ServiceView, SliceView};
 use datapath_abi::{Address, FrontendFlags, FrontendKey, Proto, SetId};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-/// One service: what was observed and what stands in the maps.
-#[derive(Default)]
-pub(crate) struct Entry {
-    /// The number by which holders of frontends are told apart.
-    number: u32,
-    pub view: Option<ServiceView>,
-    pub slices: BTreeMap<Arc<str>, SliceView>,
-    pub sets: Vec<Programmed>,
-    dirty: bool,
-}
+/// Holders of frontends are told apart by number: pods from here on, services before.
+const FIRST_POD: u32 = 1 << 31;
 
 /// Turns observations into changes. It assumes that every change it returned is carried out; where that failed, make a new
 /// planner from what stands in the maps and observe everything again.
 pub struct Planner {
-    pub(crate) services: HashMap<ObjectName, Entry>,
+    pub(crate) book: Book,
+    packer: Packer,
     /// Pods with ports of the node, by [`host_ports::key`].
     pods: BTreeMap<ObjectName, PodEntry>,
-    /// Which service a slice belongs to, by the slice's name.
-    slices: HashMap<ObjectName, ObjectName>,
+    pods_seen: u32,
     /// Services whose entries say so.
-    dirty: Vec<ObjectName>,
+    dirty: Vec<u32>,
+    dirty_pods: BTreeSet<ObjectName>,
     /// Services that load balancers ask about.
     pub(crate) asked: BTreeSet<ObjectName>,
-    entries: u32,
     pub(crate) rest: Rest,
 }
 
@@ -54,12 +48,13 @@ impl Planner {
     /// A planner that goes on from what stands in the maps.
     pub fn new(node: Node, existing: Existing) -> Self {
         Self {
-            services: HashMap::new(),
+            book: Book::default(),
+            packer: Packer::default(),
             pods: BTreeMap::new(),
-            slices: HashMap::new(),
+            pods_seen: 0,
             dirty: Vec::new(),
+            dirty_pods: BTreeSet::new(),
             asked: BTreeSet::new(),
-            entries: 0,
             rest: Rest {
                 node,
                 holders: Holders::default(),
@@ -73,26 +68,31 @@ impl Planner {
 
     /// A Service is there, or changed.
     pub fn service(&mut self, view: ServiceView) {
-        let name = view.name.clone();
         if view.health_port.is_some() {
-            self.asked.insert(name.clone());
+            self.asked.insert(view.name.clone());
         } else if !self.asked.is_empty() {
-            self.asked.remove(&name);
+            self.asked.remove(&view.name);
         }
-        let entry = self.entry(&name);
-        if entry.view.as_ref() != Some(&view) {
-            entry.view = Some(view);
-            self.mark(&name);
+        let number = self.book.enter(&view.name);
+        let Some(entry) = self.book.get_mut(number) else {
+            return;
+        };
+        if let Some(changed) = self.packer.service(&view, entry.view.as_ref()) {
+            entry.view = Some(changed);
+            self.mark(number);
         }
     }
 
     /// A Service is gone.
     pub fn service_gone(&mut self, name: &ObjectName) {
         self.asked.remove(name);
-        if let Some(entry) = self.services.get_mut(name) {
+        let Some(number) = self.book.find(name) else {
+            return;
+        };
+        if let Some(entry) = self.book.get_mut(number) {
             entry.view = None;
-            self.mark(name);
         }
+        self.mark(number);
     }
 
     /// The pods that have ports of this node: all of them, each time.
@@ -109,20 +109,19 @@ impl Planner {
 
     fn pod(&mut self, name: &ObjectName, view: Option<&HostPortsView>) {
         if !self.pods.contains_key(name) {
-            self.entries = self.entries.wrapping_add(1);
             let entry = PodEntry {
-                number: self.entries,
+                number: FIRST_POD | self.pods_seen,
                 view: None,
                 sets: Vec::new(),
-                dirty: false,
             };
+            self.pods_seen = self.pods_seen.wrapping_add(1);
             self.pods.insert(name.clone(), entry);
         }
         if let Some(entry) = self.pods.get_mut(name)
             && entry.view.as_ref() != view
         {
             entry.view = view.cloned();
-            self.mark(name);
+            self.dirty_pods.insert(name.clone());
         }
     }
 
@@ -132,38 +131,31 @@ impl Planner {
             namespace: view.service.namespace.clone(),
             name: view.name.clone(),
         };
-        let service = view.service.clone();
-        match self.slices.get(&own) {
-            Some(known) if *known == service => {}
-            _ => {
-                self.slice_gone(&own);
-                self.slices.insert(own, service.clone());
-            }
+        let number = self.book.enter(&view.service);
+        let owner = self.book.owner(&own);
+        if owner.is_some_and(|owner| owner != number) {
+            self.slice_gone(&own);
         }
-        let entry = self.entry(&service);
-        if entry.slices.get(&view.name) != Some(&view) {
-            entry.slices.insert(view.name.clone(), view);
-            self.mark(&service);
+        let before = self.book.get(number).and_then(|e| e.slice(&own.name));
+        if let Some(changed) = self.packer.slice(&view, before) {
+            self.book.put_slice(number, &own, changed);
+            self.mark(number);
         }
     }
 
     /// An EndpointSlice is gone, or no longer counts.
     pub fn slice_gone(&mut self, own: &ObjectName) {
-        let Some(service) = self.slices.remove(own) else {
-            return;
-        };
-        if let Some(entry) = self.services.get_mut(&service) {
-            entry.slices.remove(&own.name);
+        if let Some(number) = self.book.take_slice(own) {
+            self.mark(number);
         }
-        self.mark(&service);
     }
 
     /// The node changed: every service may choose differently now.
     pub fn set_node(&mut self, node: Node) {
         if self.rest.node != node {
             self.rest.node = node;
-            let all: Vec<_> = self.services.keys().chain(self.pods.keys()).cloned().collect();
-            all.iter().for_each(|name| self.mark(name));
+            self.book.numbers().for_each(|number| self.mark(number));
+            self.dirty_pods.extend(self.pods.keys().cloned());
         }
     }
 
@@ -186,30 +178,32 @@ impl Planner {
         self.rest.existing = Some(existing);
         self.rest.holders = Holders::default();
         self.rest.here = None;
-        self.dirty.clear();
-        for (name, entry) in &mut self.services {
-            entry.sets.clear();
-            entry.dirty = true;
-            self.dirty.push(name.clone());
+        for number in self.book.numbers() {
+            if let Some(entry) = self.book.get_mut(number) {
+                entry.sets.clear();
+            }
+            self.mark(number);
         }
         for (name, entry) in &mut self.pods {
             entry.sets.clear();
-            entry.dirty = true;
-            self.dirty.push(name.clone());
+            self.dirty_pods.insert(name.clone());
         }
     }
 
     /// All services observed, for whoever re-lists.
-    pub fn known_services(&self) -> impl Iterator<Item = &ObjectName> {
-        self.services
-            .iter()
-            .filter(|(_, e)| e.view.is_some())
-            .map(|(n, _)| n)
+    pub fn known_services(&self) -> impl Iterator<Item = ObjectName> {
+        let observed = self.book.entries().filter(|e| e.view.is_some());
+        observed.map(|e| e.name.clone())
     }
 
     /// All slices observed, by their own names.
-    pub fn known_slices(&self) -> impl Iterator<Item = &ObjectName> {
-        self.slices.keys()
+    pub fn known_slices(&self) -> impl Iterator<Item = ObjectName> {
+        let of = |e: &Entry, slice: &PackedSlice| ObjectName {
+            namespace: e.name.namespace.clone(),
+            name: slice.name().into(),
+        };
+        let entries = self.book.entries();
+        entries.flat_map(move |e| e.slices().iter().map(move |s| of(e, s)))
     }
 
     /// Whether any service is to be reached from outside the cluster: then packets on uplinks are looked at.
@@ -221,9 +215,12 @@ impl Planner {
     /// stands in the maps and was not observed.
     pub fn plan(&mut self) -> Changes {
         let mut out = Changes::default();
-        while !self.dirty.is_empty() {
-            for name in std::mem::take(&mut self.dirty) {
-                self.plan_service(&name, &mut out);
+        while !self.dirty.is_empty() || !self.dirty_pods.is_empty() {
+            for number in std::mem::take(&mut self.dirty) {
+                self.plan_service(number, &mut out);
+            }
+            for name in std::mem::take(&mut self.dirty_pods) {
+                self.plan_pod(&name, &mut out);
             }
         }
         self.rest.plan_here(&mut out);
@@ -236,61 +233,57 @@ impl Planner {
         out
     }
 
-    /// The entry of a service, made if missing.
-    fn entry(&mut self, name: &ObjectName) -> &mut Entry {
-        if !self.services.contains_key(name) {
-            self.entries = self.entries.wrapping_add(1);
-            let entry = Entry {
-                number: self.entries,
-                ..Entry::default()
-            };
-            self.services.insert(name.clone(), entry);
-        }
-        self.services.get_mut(name).expect("it was just put there")
-    }
-
-    fn mark(&mut self, name: &ObjectName) {
-        let of_service = self.services.get_mut(name).map(|e| &mut e.dirty);
-        let dirty = of_service.or_else(|| self.pods.get_mut(name).map(|e| &mut e.dirty));
-        if dirty.is_some_and(|dirty| !std::mem::replace(dirty, true)) {
-            self.dirty.push(name.clone());
+    fn mark(&mut self, number: u32) {
+        if let Some(entry) = self.book.get_mut(number)
+            && !std::mem::replace(&mut entry.dirty, true)
+        {
+            self.dirty.push(number);
         }
     }
 
-    fn plan_service(&mut self, name: &ObjectName, out: &mut Changes) {
-        let Some(entry) = self.services.get_mut(name) else {
-            return self.plan_pod(name, out);
+    fn plan_service(&mut self, number: u32, out: &mut Changes) {
+        let view = self.book.view(number);
+        let Some(entry) = self.book.get_mut(number) else {
+            return;
         };
         entry.dirty = false;
-        let woken = self.rest.plan(name, entry, out);
-        if entry.view.is_none() && entry.slices.is_empty() {
-            self.services.remove(name);
+        let woken = self.rest.plan(number, view, entry, out);
+        if entry.is_over() {
+            self.book.remove(number);
         }
-        woken.iter().for_each(|name| self.mark(name));
+        self.wake(woken);
     }
 
     fn plan_pod(&mut self, name: &ObjectName, out: &mut Changes) {
         let Some(entry) = self.pods.get_mut(name) else {
             return;
         };
-        entry.dirty = false;
         let woken = self.rest.plan_pod(name, entry, out);
         if entry.view.is_none() {
             self.pods.remove(name);
         }
-        woken.iter().for_each(|name| self.mark(name));
+        self.wake(woken);
+    }
+
+    fn wake(&mut self, names: BTreeSet<ObjectName>) {
+        for name in names {
+            match self.book.find(&name) {
+                Some(number) => self.mark(number),
+                None => drop(self.dirty_pods.insert(name)),
+            }
+        }
     }
 
     /// Deletes what an earlier agent left and nothing wants.
     fn sweep(&self, existing: &Existing, out: &mut Changes) {
         let sets = || {
-            let of_services = self.services.values().flat_map(|e| &e.sets);
+            let of_services = self.book.entries().flat_map(|e| &e.sets);
             let of_pods = self.pods.values().flat_map(|e| &e.sets);
             of_services.chain(of_pods).chain(&self.rest.here)
         };
         out.gone_frontends.extend(left(
             existing.frontends.keys(),
-            sets().flat_map(|s| s.frontends.iter().map(|(k, _)| *k)),
+            sets().flat_map(|s| s.fronts.iter().map(|f| f.key)),
         ));
         out.gone_backends.extend(left(
             existing.backends.keys(),
@@ -315,26 +308,24 @@ impl Planner {
 
 impl Rest {
     /// Brings one service up to date; returns who may have a frontend now that it gave up.
-    fn plan(&mut self, name: &ObjectName, entry: &mut Entry, out: &mut Changes) -> BTreeSet<ObjectName> {
+    fn plan(
+        &mut self,
+        number: u32,
+        view: Option<ServiceView>,
+        entry: &mut Entry,
+        out: &mut Changes,
+    ) -> BTreeSet<ObjectName> {
         self.holders.begin();
-        let Entry {
-            number,
-            view,
-            slices,
-            sets,
-            ..
-        } = entry;
-        let held = begin_again(sets);
+        let held = begin_again(&mut entry.sets);
         if let Some(view) = view {
-            let owner = (name, *number);
             for v4 in [true, false] {
                 for (i, port) in view.ports.iter().enumerate() {
-                    self.plan_port(owner, view, slices, sets, (port, i == 0, v4), out);
+                    self.plan_port(number, &view, entry, (port, i == 0, v4), out);
                 }
             }
         }
-        drop_unwanted(sets, out);
-        self.holders.release(&held, *number)
+        drop_unwanted(&mut entry.sets, out);
+        self.holders.release(&held, number)
     }
 
     /// Brings the ports of one pod up to date; returns as [`plan`](Self::plan) does.
@@ -345,9 +336,7 @@ impl Rest {
         out: &mut Changes,
     ) -> BTreeSet<ObjectName> {
         self.holders.begin();
-        let PodEntry {
-            number, view, sets, ..
-        } = entry;
+        let PodEntry { number, view, sets } = entry;
         let held = begin_again(sets);
         let all = view.as_ref().map(|v| host_ports::wanted(v, &self.node));
         for (port, v4, mut fronts, usable) in all.into_iter().flatten() {
@@ -371,6 +360,7 @@ impl Rest {
     ) {
         let of = |s: &Programmed| !s.kept && s.key.is_of(wanted.port, wanted.v4);
         let place = sets.iter().position(of).unwrap_or_else(|| {
+            sets.reserve_exact(1);
             sets.push(self.start(name, &wanted, out));
             sets.len() - 1
         });
@@ -380,13 +370,13 @@ impl Rest {
 
     fn plan_port(
         &mut self,
-        (name, number): (&ObjectName, u32),
+        number: u32,
         view: &ServiceView,
-        slices: &BTreeMap<Arc<str>, SliceView>,
-        sets: &mut Vec<Programmed>,
+        entry: &mut Entry,
         (port, is_first, v4): (&PortView, bool, bool),
         out: &mut Changes,
     ) {
+        let name = &view.name;
         let mut fronts = fronts::of_port(view, port, v4, is_first, &self.node);
         fronts.retain(|f| !self.is_reserved(&f.key) && self.holders.hold(f, number, name));
         if fronts.is_empty() {
@@ -394,7 +384,7 @@ impl Rest {
             return;
         }
         let wanted = Wanted {
-            usable: self.usable(view, slices, port, v4, &fronts),
+            usable: self.usable(view, entry.slices(), port, v4, &fronts),
             port,
             v4,
             affinity: view.affinity,
@@ -402,13 +392,13 @@ impl Rest {
             ranges: fronts::ranges(view, v4, &fronts, &self.node),
             fronts,
         };
-        self.bring(name, sets, wanted, out);
+        self.bring(name, &mut entry.sets, wanted, out);
     }
 
     fn usable(
         &self,
         view: &ServiceView,
-        slices: &BTreeMap<Arc<str>, SliceView>,
+        slices: &[PackedSlice],
         port: &PortView,
         v4: bool,
         fronts: &[Front],
@@ -421,7 +411,7 @@ impl Rest {
             cluster: !view.internal_local || external,
             local: view.internal_local || (view.external_local && external),
         };
-        usable(slices.values(), port, v4, needs, &self.node)
+        usable(slices, port, v4, needs, &self.node)
     }
 
     /// The node's own resolver has the whole address, whether or not a service has it too.
@@ -489,9 +479,7 @@ impl Rest {
 /// A plan of these sets begins: what they hold.
 fn begin_again(sets: &mut [Programmed]) -> Vec<FrontendKey> {
     sets.iter_mut().for_each(|s| s.kept = false);
-    sets.iter()
-        .flat_map(|s| s.frontends.iter().map(|(k, _)| *k))
-        .collect()
+    sets.iter().flat_map(|s| s.fronts.iter().map(|f| f.key)).collect()
 }
 
 /// It ends: sets that nobody wants any more go.

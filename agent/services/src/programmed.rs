@@ -26,7 +26,7 @@ impl SetKey {
 }
 
 /// A frontend that a set shall have, with the flags that do not depend on its endpoints.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Front {
     pub key: FrontendKey,
     pub flags: FrontendFlags,
@@ -50,17 +50,20 @@ pub(crate) struct Programmed {
     pub id: SetId,
     pub key: SetKey,
     generation: Generation,
-    slots: Vec<Backend>,
+    slots: Box<[Backend]>,
     count: u16,
     local_first: u16,
     local: u16,
     pub elsewhere: bool,
-    pub frontends: Vec<(FrontendKey, FrontendValue)>,
-    ranges: Vec<SourceRangeKey>,
+    /// What stands in all frontends of ports but their flags.
+    standing: FrontendValue,
+    /// The frontends that stand, in order, with the flags that stand in them.
+    pub fronts: Box<[Front]>,
+    ranges: Box<[SourceRangeKey]>,
     members: bool,
     maglev: bool,
     /// Get no new connections any more, but still serve the ones they have.
-    lingering: Vec<Backend>,
+    lingering: Box<[Backend]>,
     /// Still wanted, in the plan under way.
     pub kept: bool,
 }
@@ -73,16 +76,17 @@ impl Programmed {
             id,
             key,
             generation: Generation(0),
-            slots: Vec::new(),
+            slots: Box::default(),
             count: 0,
             local_first: 0,
             local: 0,
             elsewhere: false,
-            frontends: Vec::new(),
-            ranges: Vec::new(),
+            standing: FrontendValue::default(),
+            fronts: Box::default(),
+            ranges: Box::default(),
             members: false,
             maglev: false,
-            lingering: Vec::new(),
+            lingering: Box::default(),
             kept: true,
         }
     }
@@ -102,12 +106,12 @@ impl Programmed {
         if existing.owners.get(&id) != Some(&owner) {
             out.owners.push((id, owner));
         }
-        set.frontends = fronts
+        let standing: Vec<(FrontendKey, FrontendValue)> = fronts
             .iter()
             .filter_map(|f| Some((f.key, *existing.frontends.get(&f.key)?)))
             .filter(|(_, v)| v.set == id)
             .collect();
-        let of_ports = set.frontends.iter().filter(|(k, _)| k.proto != Proto::ANY);
+        let of_ports = standing.iter().filter(|(k, _)| k.proto != Proto::ANY);
         // After a stop in the middle of a flip, frontends may name two generations: the newer one is complete.
         let newest = of_ports.map(|(_, v)| *v).reduce(|a, b| {
             if is_newer(a.generation, b.generation) {
@@ -119,11 +123,54 @@ impl Programmed {
         if let Some(v) = newest {
             (set.generation, set.count) = (v.generation, v.count);
             (set.local_first, set.local) = (v.local_first, v.local);
-            let standing = slots(id, v.generation, usize::from(v.slots()))
+            let slots = slots(id, v.generation, usize::from(v.slots()))
                 .map_while(|k| existing.backends.get(&k).copied());
-            set.slots = standing.collect();
+            set.slots = slots.collect();
+            set.standing = FrontendValue {
+                flags: FrontendFlags::NONE,
+                ..v
+            };
         }
+        set.keep(&standing);
         set
+    }
+
+    /// Takes the frontends that have the newest value as standing; the others are written again.
+    fn keep(&mut self, standing: &[(FrontendKey, FrontendValue)]) {
+        let mut fronts: Vec<Front> = standing
+            .iter()
+            .map(|(key, v)| {
+                (
+                    Front {
+                        key: *key,
+                        flags: v.flags,
+                    },
+                    v,
+                )
+            })
+            .filter(|(f, v)| self.value(f) == **v)
+            .map(|(f, _)| f)
+            .collect();
+        fronts.sort_unstable_by_key(|f| f.key);
+        self.fronts = fronts.into();
+    }
+
+    /// What stands in a frontend with these flags.
+    fn value(&self, front: &Front) -> FrontendValue {
+        let flags = front.flags;
+        if front.key.proto == Proto::ANY {
+            // The address itself is known, and no port of it is served by this entry.
+            let set = self.id;
+            return FrontendValue {
+                set,
+                flags,
+                ..FrontendValue::default()
+            };
+        }
+        FrontendValue {
+            flags,
+            ..self.standing
+        }
     }
 
     /// Changes what stands into what is wanted.
@@ -139,8 +186,8 @@ impl Programmed {
 
     /// Removes everything of this set.
     pub fn vanish(mut self, out: &mut Changes) {
-        out.gone_frontends.extend(self.frontends.iter().map(|(k, _)| *k));
-        out.gone_ranges.append(&mut self.ranges);
+        out.gone_frontends.extend(self.fronts.iter().map(|f| f.key));
+        out.gone_ranges.extend(&self.ranges);
         self.drop_generation(out);
         out.gone_owners.push(self.id);
         for b in self.slots.iter().chain(&self.lingering) {
@@ -150,7 +197,7 @@ impl Programmed {
 
     /// Whether it is reached from outside the cluster.
     pub fn is_external(&self) -> bool {
-        let mut flags = self.frontends.iter().map(|(_, v)| v.flags);
+        let mut flags = self.fronts.iter().map(|f| f.flags);
         flags.any(|f| f.has(FrontendFlags::EXTERNAL))
     }
 
@@ -161,8 +208,8 @@ impl Programmed {
 
     /// All members that are to stand.
     pub fn member_keys(&self) -> impl Iterator<Item = MemberKey> {
-        let with = self.members.then_some(&self.slots);
-        with.into_iter().flatten().map(|b| self.member_key(b))
+        let with: &[Backend] = if self.members { &self.slots } else { &[] };
+        with.iter().map(|b| self.member_key(b))
     }
 
     /// The Maglev table that is to stand.
@@ -183,12 +230,12 @@ impl Programmed {
     fn write_slots(&mut self, usable: Usable, out: &mut Changes) {
         let before = (self.count, self.local_first, self.local);
         let after = (usable.count, usable.local_first, usable.local);
-        if before == after && self.slots == usable.slots {
+        if before == after && *self.slots == *usable.slots {
             return;
         }
         self.drop_generation(out);
         self.generation = self.generation.next();
-        self.slots = usable.slots;
+        self.slots = usable.slots.into();
         (self.count, self.local_first, self.local) = after;
         let keys = slots(self.id, self.generation, self.slots.len());
         out.backends.extend(keys.zip(self.slots.iter().copied()));
@@ -274,39 +321,45 @@ impl Programmed {
             .collect();
         next.sort_unstable();
         next.dedup();
-        if next == self.ranges {
+        if *next == *self.ranges {
             return;
         }
         out.ranges
             .extend(next.iter().filter(|k| self.ranges.binary_search(k).is_err()));
         out.gone_ranges
             .extend(self.ranges.iter().filter(|k| next.binary_search(k).is_err()));
-        self.ranges = next;
+        self.ranges = next.into();
     }
 
     fn write_frontends(&mut self, wanted: &Wanted<'_>, out: &mut Changes) {
-        let mut next: Vec<_> = wanted
-            .fronts
-            .iter()
-            .map(|f| (f.key, self.value(f, wanted.affinity)))
-            .collect();
-        next.sort_unstable_by_key(|(k, _)| *k);
-        if next == self.frontends {
+        let mut next: Vec<Front> = wanted.fronts.iter().map(|f| self.with_flags(f)).collect();
+        next.sort_unstable_by_key(|f| f.key);
+        let value = FrontendValue {
+            set: self.id,
+            generation: self.generation,
+            flags: FrontendFlags::NONE,
+            count: self.count,
+            local: self.local,
+            local_first: self.local_first,
+            zero: 0,
+            affinity: wanted.affinity,
+        };
+        let is_same = std::mem::replace(&mut self.standing, value) == value;
+        if is_same && *next == *self.fronts {
             return;
         }
-        let standing = |key: &FrontendKey, of: &[(FrontendKey, FrontendValue)]| {
-            of.binary_search_by_key(key, |(k, _)| *k).ok().map(|i| of[i].1)
+        let standing = |f: &Front, of: &[Front]| {
+            let place = of.binary_search_by_key(&f.key, |f| f.key).ok()?;
+            Some(of[place].flags)
         };
-        self.frontends.sort_unstable_by_key(|(k, _)| *k);
-        let changed = next
-            .iter()
-            .filter(|(k, v)| standing(k, &self.frontends) != Some(*v));
-        out.frontends.extend(changed);
-        for (key, _) in self
-            .frontends
-            .iter()
-            .filter(|(k, _)| standing(k, &next).is_none())
-        {
+        for front in &next {
+            let stays = is_same || front.key.proto == Proto::ANY;
+            if !stays || standing(front, &self.fronts) != Some(front.flags) {
+                out.frontends.push((front.key, self.value(front)));
+            }
+        }
+        let gone = self.fronts.iter().filter(|f| standing(f, &next).is_none());
+        for Front { key, .. } in gone {
             out.gone_frontends.push(*key);
             if key.proto != Proto::ANY {
                 out.ended_fronts.push(EndedFront {
@@ -317,40 +370,25 @@ impl Programmed {
                 });
             }
         }
-        self.frontends = next;
+        self.fronts = next.into();
     }
 
-    fn value(&self, front: &Front, affinity: u32) -> FrontendValue {
-        let mut flags = front.flags;
-        if front.key.proto == Proto::ANY {
-            // The address itself is known, and no port of it is served by this entry.
-            return FrontendValue {
-                set: self.id,
-                flags,
-                ..FrontendValue::default()
-            };
+    /// A frontend with all its flags.
+    fn with_flags(&self, front: &Front) -> Front {
+        let Front { key, flags } = *front;
+        if key.proto == Proto::ANY {
+            return *front;
         }
         let local_counts = flags.has(FrontendFlags::LOCAL_ALWAYS) || flags.has(FrontendFlags::LOCAL_OUTSIDE);
-        flags = flags
+        let maglev = self.maglev && flags.has(FrontendFlags::EXTERNAL);
+        let flags = flags
             .with_if(self.elsewhere && local_counts, FrontendFlags::ELSEWHERE)
-            .with_if(
-                self.maglev && flags.has(FrontendFlags::EXTERNAL),
-                FrontendFlags::MAGLEV,
-            );
-        FrontendValue {
-            set: self.id,
-            generation: self.generation,
-            flags,
-            count: self.count,
-            local: self.local,
-            local_first: self.local_first,
-            zero: 0,
-            affinity,
-        }
+            .with_if(maglev, FrontendFlags::MAGLEV);
+        Front { key, flags }
     }
 
     fn end_flows(&mut self, usable: &Usable, out: &mut Changes) {
-        if self.lingering.is_empty() && self.slots == usable.slots {
+        if self.lingering.is_empty() && *self.slots == *usable.slots {
             return;
         }
         let id = |b: &Backend| (b.addr, b.port);
@@ -364,7 +402,7 @@ impl Programmed {
             .filter(|b| used.binary_search(&id(b)).is_err())
             .partition(|b| usable.serving.binary_search(&id(b)).is_ok());
         out.ended.extend(gone.iter().map(|b| self.ended(b)));
-        self.lingering = lingering;
+        self.lingering = lingering.into();
     }
 
     fn ended(&self, b: &Backend) -> EndedBackend {

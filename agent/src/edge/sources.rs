@@ -83,8 +83,9 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    pub(crate) fn begin(&mut self) {
-        self.names = Some(HashSet::new());
+    /// A list begins. Without anything known it cannot lack anything, and no names are gathered.
+    pub(crate) fn begin(&mut self, knows_some: bool) {
+        self.names = knows_some.then(HashSet::new);
     }
 
     pub(crate) fn add(&mut self, name: &Option<ObjectName>) {
@@ -94,10 +95,12 @@ impl Listed {
     }
 
     /// Ends the list and returns which of the known objects it lacks.
-    pub(crate) fn end<'a>(&mut self, known: impl Iterator<Item = &'a ObjectName>) -> Vec<ObjectName> {
+    pub(crate) fn end(&mut self, known: impl Iterator<Item = ObjectName>) -> Vec<ObjectName> {
         self.complete = true;
-        let names = self.names.take().unwrap_or_default();
-        known.filter(|n| !names.contains(n)).cloned().collect()
+        match self.names.take() {
+            Some(names) => known.filter(|n| !names.contains(n)).collect(),
+            None => Vec::new(),
+        }
     }
 }
 
@@ -109,9 +112,19 @@ mod tests {
     fn a_list_tells_what_it_lacks() {
         let (a, b) = (ObjectName::new("n", "a"), ObjectName::new("n", "b"));
         let mut listed = Listed::default();
-        listed.begin();
+        listed.begin(true);
         listed.add(&Some(a.clone()));
-        assert_eq!(listed.end([&a, &b].into_iter()), vec![b]);
+        assert_eq!(listed.end([a.clone(), b.clone()].into_iter()), vec![b]);
+        assert!(listed.complete);
+    }
+
+    #[test]
+    fn a_first_list_lacks_nothing() {
+        let a = ObjectName::new("n", "a");
+        let mut listed = Listed::default();
+        listed.begin(false);
+        listed.add(&Some(a.clone()));
+        assert_eq!(listed.end([a].into_iter()), []);
         assert!(listed.complete);
     }
 }
