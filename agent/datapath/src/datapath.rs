@@ -3,6 +3,7 @@ use crate::attach::{self, Role};
 use crate::collect::{self, Collected, Connection};
 use crate::dump::{Dump, Pins};
 use crate::error::DatapathError;
+use crate::jobs::Jobs;
 use crate::migrate;
 use crate::object;
 use crate::size::Sizes;
@@ -44,7 +45,7 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     frontends: Table<FrontendKey, FrontendValue>,
     backends: Table<BackendKey, Backend>,
-    owners: Table<u32, Owner>,
+    owners: Table<SetId, Owner>,
     members: Table<MemberKey, Member>,
     maglev: Table<MaglevKey, Maglev>,
     ranges: Table<SourceRangeKey, u8>,
@@ -137,25 +138,29 @@ impl Datapath {
         })
     }
 
-    /// Carries out changes in their order, each list in batches. After an error the maps hold a part of it, in which every
-    /// frontend still leads to complete slots: read [`Datapath::existing`] and plan anew.
+    /// Carries out changes in their order, each list in batches, and large ones on several processors. After an error the maps hold a
+    /// part of it, in which every frontend still leads to complete slots: read [`Datapath::existing`] and plan anew.
     pub fn apply(&self, c: &Changes) -> Result<(), DatapathError> {
-        let owners: Vec<(u32, Owner)> = c.owners.iter().map(|(id, o)| (id.0, *o)).collect();
-        let gone: Vec<u32> = c.gone_owners.iter().map(|id| id.0).collect();
-        self.owners.write(&owners)?;
         let ranges: Vec<_> = c.ranges.iter().map(|key| (*key, 1)).collect();
-        self.backends.write(&c.backends)?;
-        self.members.write(&c.members)?;
-        self.maglev.write(&c.maglev)?;
-        self.ranges.write(&ranges)?;
-        self.frontends.write(&c.frontends)?;
-        self.frontends.delete(&c.gone_frontends)?;
-        self.ranges.delete(&c.gone_ranges)?;
-        self.maglev.delete(&c.gone_maglev)?;
-        self.members.delete(&c.gone_members)?;
-        self.backends.delete(&c.gone_backends)?;
-        self.owners.delete(&gone)?;
-        self.counts.delete(&gone)?;
+        let gone_counts: Vec<u32> = c.gone_owners.iter().map(|id| id.0).collect();
+        Jobs::default()
+            .write(&self.owners, &c.owners)
+            .write(&self.backends, &c.backends)
+            .write(&self.members, &c.members)
+            .write(&self.maglev, &c.maglev)
+            .write(&self.ranges, &ranges)
+            .run()?;
+        // Each step only once the one before is complete: what a frontend leads to stands before it and goes after it.
+        Jobs::default().write(&self.frontends, &c.frontends).run()?;
+        Jobs::default().delete(&self.frontends, &c.gone_frontends).run()?;
+        Jobs::default()
+            .delete(&self.ranges, &c.gone_ranges)
+            .delete(&self.maglev, &c.gone_maglev)
+            .delete(&self.members, &c.gone_members)
+            .delete(&self.backends, &c.gone_backends)
+            .delete(&self.owners, &c.gone_owners)
+            .run()?;
+        self.counts.delete(&gone_counts)?;
         self.end_flows(&Stale::of(&c.ended, &c.ended_fronts))
     }
 
@@ -232,14 +237,13 @@ impl Datapath {
 
     /// What stands in the service maps: a planner starts from it.
     pub fn existing(&self) -> Result<Existing, DatapathError> {
-        let owners = self.owners.entries()?;
         Ok(Existing {
             frontends: self.frontends.entries()?.into_iter().collect(),
             backends: self.backends.entries()?.into_iter().collect(),
             members: self.members.entries()?.into_iter().collect(),
             maglev: self.maglev.entries()?.into_iter().collect(),
             ranges: self.ranges.entries()?.into_iter().map(|(key, _)| key).collect(),
-            owners: owners.into_iter().map(|(id, o)| (SetId(id), o)).collect(),
+            owners: self.owners.entries()?.into_iter().collect(),
         })
     }
 

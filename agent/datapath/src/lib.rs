@@ -9,6 +9,7 @@ mod collect;
 mod datapath;
 mod dump;
 mod error;
+mod jobs;
 mod memory;
 mod migrate;
 mod object;

@@ -1,11 +1,15 @@
 //! The embedded object, and loading it over pinned maps.
 use crate::error::DatapathError;
+use crate::jobs;
 use crate::size::Sizes;
 use aya::programs::{Program, ProgramType, TestRun as _, TestRunOptions, TestRunResult};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use datapath_abi::{globals, maps};
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skep.o"));
@@ -18,6 +22,8 @@ pub(crate) fn load(maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError
     let has_set_retval = u8::from(has_set_retval());
     let mut loader = EbpfLoader::new();
     loader
+        // Nothing in the object depends on the layout of the kernel's own types.
+        .btf(None)
         .override_global(globals::HAS_SET_RETVAL, &has_set_retval, true)
         .map_max_entries(maps::FRONTENDS, sizes.frontends)
         .map_max_entries(maps::BACKENDS, sizes.backends)
@@ -45,21 +51,29 @@ fn has_set_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }
 
+/// Several at once, where there are several processors: the time is the verifier's.
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    for (name, program) in ebpf.programs_mut() {
-        let result = match program {
-            Program::CgroupSockAddr(p) => p.load(),
-            Program::CgroupSock(p) => p.load(),
-            Program::SchedClassifier(p) => p.load(),
-            Program::Xdp(p) => p.load(),
-            _ => continue,
-        };
-        result.map_err(|source| DatapathError::Program {
-            name: name.to_owned(),
-            source: Box::new(source),
-        })?;
-    }
-    Ok(())
+    let programs: Vec<_> = ebpf.programs_mut().map(Mutex::new).collect();
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    jobs::run(threads.min(programs.len()), programs.len(), |i| {
+        let mut program = programs[i].lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, program) = &mut *program;
+        load_program(name, program)
+    })
+}
+
+fn load_program(name: &str, program: &mut Program) -> Result<(), DatapathError> {
+    let result = match program {
+        Program::CgroupSockAddr(p) => p.load(),
+        Program::CgroupSock(p) => p.load(),
+        Program::SchedClassifier(p) => p.load(),
+        Program::Xdp(p) => p.load(),
+        _ => return Ok(()),
+    };
+    result.map_err(|source| DatapathError::Program {
+        name: name.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// Runs a TC or XDP program once on a frame.

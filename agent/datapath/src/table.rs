@@ -7,8 +7,10 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// Entries a batch may hold: large enough that the call is free, small enough that the kernel's copy of it is too.
-const BATCH: usize = 8192;
+/// Entries a batch may hold: large enough that the call is free, small enough that its copy stays in the processor's cache.
+pub(crate) const BATCH: usize = 2048;
+/// As many are read at once.
+const READ: usize = 8192;
 
 /// A hash map.
 pub(crate) struct Table<K, V> {
@@ -125,7 +127,7 @@ impl<K: Plain, V: Plain> Table<K, V> {
         }
         let mut all = Vec::new();
         let mut cursor = None;
-        let mut room = BATCH;
+        let mut room = READ;
         loop {
             match sys::lookup_batch(self.fd.as_fd(), cursor, room) {
                 Ok((some, next)) => {

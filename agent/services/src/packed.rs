@@ -246,7 +246,8 @@ impl PackedService {
     /// Where load balancers ask for local endpoints.
     pub fn health_port(&self) -> Option<u16> {
         let mut r = Reader(&self.0);
-        (r.byte(), r.number());
+        r.byte();
+        r.number();
         Some(r.port()).filter(|p| *p != 0)
     }
 }
