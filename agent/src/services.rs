@@ -201,6 +201,10 @@ impl Task {
             Family::BOTH.iter().for_each(|f| proxy.written(*f, now));
         }
         let full = std::mem::take(&mut self.first);
+        if full {
+            // Lists, what stood in the maps, and a plan of everything: many times what stays.
+            agent_datapath::release_freed_memory();
+        }
         let moments = std::mem::take(&mut self.moments);
         self.config.metrics.written(entries, took, full, &moments, now);
         self.config

@@ -348,6 +348,11 @@ pub fn netns_cookie() -> u64 {
     crate::sys::netns_cookie().unwrap_or(0)
 }
 
+/// Gives the machine back what this process has freed: worth some milliseconds after much was read or planned at once, as at a start.
+pub fn release_freed_memory() {
+    crate::sys::trim_heap();
+}
+
 /// The clock of the flows: time since boot, without that spent asleep (`CLOCK_MONOTONIC`, what `bpf_ktime_get_ns` reads).
 pub fn since_boot() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -24,7 +24,7 @@ mod xdp;
 
 pub use agent_services::{Changes, Existing};
 pub use collect::Collected;
-pub use datapath::{Datapath, DatapathConfig, netns_cookie, since_boot};
+pub use datapath::{Datapath, DatapathConfig, netns_cookie, release_freed_memory, since_boot};
 pub use dump::{CounterRow, Dump, FlowRow, MapRow, Pins, ServiceRow, TrafficRow};
 pub use error::DatapathError;
 pub use memory::FlowMemory;

@@ -523,9 +523,9 @@ fn first_free(existing: &Existing) -> u32 {
 /// `namespace/service:port`, or without the port's name if it has none.
 fn owner(name: &ObjectName, port: &PortView) -> String {
     if port.name.is_empty() {
-        name.to_string()
+        [&name.namespace, "/", &name.name].concat()
     } else {
-        format!("{name}:{}", port.name)
+        [&name.namespace, "/", &name.name, ":", &port.name].concat()
     }
 }
 
