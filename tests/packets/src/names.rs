@@ -1,6 +1,6 @@
 //! Who is who in the fixtures.
 use agent_services::Node;
-use datapath_abi::Settings;
+use datapath_abi::{Settings, SettingsFlags};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -79,8 +79,10 @@ pub fn node() -> Node {
     }
 }
 
-/// What its programs are told.
+/// What its programs are told, or told themselves.
 pub fn settings() -> Settings {
     let services = ranges(&[("10.96.0.0", 16), ("fd00:10:96::", 112)]);
-    node().settings(&services, true, 0)
+    let mut settings = node().settings(&services, true, 0);
+    settings.flags.0 |= SettingsFlags::OWN.0;
+    settings
 }

@@ -29,6 +29,13 @@ fn place(lab: &mut Lab) -> Result<(Lan, Pod)> {
     for file in ["all", "default", &local.device] {
         std::fs::write(format!("/proc/sys/net/ipv4/conf/{file}/rp_filter"), "0")?;
     }
+    // As the pod network does: before Linux 5.12 a route is told with a known neighbour only.
+    let mac = "02:00:00:00:00:02";
+    run(&["ip", "-n", "local", "link", "set", "eth0", "address", mac])?;
+    for ip in [LOCAL.0, LOCAL.1] {
+        let entry = ["ip", "neigh", "replace", ip, "lladdr", mac, "dev", &local.device];
+        run(&[&entry[..], &["nud", "permanent"]].concat())?;
+    }
     // Nothing comes from outside: the programs look at what they have to by themselves.
     let node = tests_lab::lan_node();
     let settings = node.settings(&lab.config.service_ranges, false, agent_datapath::netns_cookie());
