@@ -101,4 +101,6 @@ steps! {
     step_open: Open,
     step_rename: Rename,
     step_remember: Remember,
+    step_turn: Turn,
+    step_serve_own: ServeOwn,
 }

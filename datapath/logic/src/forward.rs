@@ -61,6 +61,8 @@ pub struct Work {
     pub gate: Gate,
     /// The frontend is for this node's own sockets.
     pub(crate) here: bool,
+    /// May be an answer to a socket of this node that no hook served.
+    pub(crate) own: bool,
     pub(crate) opening: Opening,
     /// What the other end becomes too, for [`through`]; the unspecified address for nothing.
     pub nat: Address,
@@ -77,6 +79,7 @@ impl Work {
             verdict: Verdict::Pass,
             gate,
             here: false,
+            own: false,
             opening: Opening::default(),
             nat: Address::default(),
             nat_port: Be16::new(0),
@@ -108,6 +111,10 @@ pub enum Step {
     Remember,
     /// As `Known`, for [`through`]: only flows both of whose ends change go on.
     KnownThrough,
+    /// Client and chosen endpoint may both be the node's own.
+    Turn,
+    /// From now on answers to the node's own sockets are looked at.
+    ServeOwn,
 }
 
 /// Runs steps over one [`Work`].
@@ -124,14 +131,19 @@ pub trait Steps {
 pub fn arrive<S: Steps>(s: &mut S) {
     let p = &s.work().p;
     if p.is_error() && !p.later_fragment {
-        s.run(Step::ErrorIn);
+        if !s.run(Step::ErrorIn) && s.work().own {
+            s.run(Step::ErrorOut);
+        }
         return;
     }
     if !s.run(Step::Ports) {
         return;
     }
     if !s.run(Step::Front) {
-        s.run(Step::NoFront);
+        if !s.run(Step::NoFront) && s.work().own {
+            // Whatever asked is a socket of this node: nothing else shows it the answer as the service's.
+            s.run(Step::Rename);
+        }
     } else if !s.run(Step::Known) && s.run(Step::Choose) {
         s.run(Step::Open);
     }
@@ -151,7 +163,11 @@ pub fn depart<S: Steps>(s: &mut S) {
     if !s.run(Step::Front) {
         s.run(Step::NoFront);
     } else if !s.run(Step::Known) && s.run(Step::Choose) {
+        s.run(Step::Turn);
         s.run(Step::Open);
+    }
+    if matches!(s.work().verdict, Verdict::Rewrite(..)) {
+        s.run(Step::ServeOwn);
     }
     if s.work().p.first_fragment {
         s.run(Step::Remember);

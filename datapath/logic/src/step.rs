@@ -30,6 +30,11 @@ where
         Step::Open => is_open(t, w),
         Step::Rename => is_renamed(t, w),
         Step::Remember => remembers(t, w),
+        Step::Turn => is_turned(t, w),
+        Step::ServeOwn => {
+            t.serve_own();
+            true
+        }
     }
 }
 
@@ -73,9 +78,6 @@ fn is_known<T: Tables + FlowTable>(t: &T, w: &mut Work, one_stage: bool) -> bool
     };
     match t.touch(&key(&w.p, FlowKey::DESTINATION), &seen) {
         Some(known) if !known.over => {
-            if matches!(w.gate, Gate::Own) {
-                t.serve_own();
-            }
             go(w, &known);
             true
         }
@@ -101,13 +103,12 @@ fn is_chosen<T: Tables>(t: &T, w: &mut Work) -> bool {
             false
         }
         Found::Endpoint(c) => {
-            let as_front = is_turned(t, &c.backend, w.gate);
             w.opening = Opening {
                 set: c.frontend.set,
                 addr: c.backend.addr,
                 port: c.backend.port,
-                masquerade: as_front || masquerades(&w.p, &c.backend, w.gate),
-                as_front,
+                masquerade: masquerades(&w.p, &c.backend, w.gate),
+                as_front: false,
             };
             true
         }
@@ -119,9 +120,6 @@ fn is_open<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
     let seen = seen(t, &w.p, w.len);
     match open(t, &w.p, &seen, &w.opening) {
         Ok(known) => {
-            if matches!(w.gate, Gate::Own) {
-                t.serve_own();
-            }
             go(w, &known);
             true
         }
@@ -143,8 +141,9 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
         return false;
     }
     let of_service = settings.is_service_address(w.p.dst);
+    let of_node = settings.is_node_address(w.p.dst);
     if w.p.has_ports()
-        && may_have_flow(&w.p, of_service, settings.is_node_address(w.p.dst), w.gate)
+        && may_have_flow(&w.p, of_service, of_node, w.gate)
         && let Some(known) = t.touch(&key(&w.p, FlowKey::DESTINATION), &seen(t, &w.p, w.len))
     {
         go(w, &known);
@@ -157,9 +156,8 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
             None => Refusal::NoService,
         };
         w.verdict = nowhere(&w.p, refusal);
-    } else if settings.flags.has(SettingsFlags::OWN) && settings.is_node_address(w.p.dst) && w.p.has_ports() {
-        // Whatever asked is a socket of this node: nothing else shows it the answer as the service's.
-        return is_renamed(t, w);
+    } else {
+        w.own = of_node && settings.flags.has(SettingsFlags::OWN) && w.p.has_ports();
     }
     false
 }
@@ -211,20 +209,10 @@ where
         changes,
         zero: 0,
     };
-    let (known, source) = match t.look(&back) {
-        Some(known) => (known, source),
-        // About a packet of the node's own socket, which only the other table knows.
-        None if !source && t.settings().is_some_and(|s| s.flags.has(SettingsFlags::OWN)) => {
-            let back = FlowKey {
-                changes: FlowKey::SOURCE,
-                ..back
-            };
-            match t.look(&back) {
-                Some(known) if t.settings().is_some_and(|s| s.is_node_address(w.p.dst)) => (known, true),
-                _ => return false,
-            }
-        }
-        None => return false,
+    let Some(known) = t.look(&back) else {
+        // One about a packet of the node's own socket is known by the other table.
+        w.own = !source && t.settings().is_some_and(|s| s.flags.has(SettingsFlags::OWN));
+        return false;
     };
     w.verdict = Verdict::Rewrite(
         Rewrite::quote(&w.p, &q, source, known.addr, known.port),
@@ -278,8 +266,11 @@ fn masquerades(p: &Parsed, backend: &datapath_abi::Backend, gate: Gate) -> bool 
 /// Whether client and endpoint are both the node's own: packets between them never leave it, unless each is shown the service's address in
 /// the other's place.
 #[inline(always)]
-fn is_turned<T: Tables>(t: &T, backend: &datapath_abi::Backend, gate: Gate) -> bool {
-    matches!(gate, Gate::Own) && t.settings().is_some_and(|s| s.is_node_address(backend.addr))
+fn is_turned<T: Tables>(t: &T, w: &mut Work) -> bool {
+    let turned = t.settings().is_some_and(|s| s.is_node_address(w.opening.addr));
+    w.opening.as_front = turned;
+    w.opening.masquerade = turned;
+    turned
 }
 
 #[inline(always)]
