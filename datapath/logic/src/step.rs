@@ -231,10 +231,15 @@ fn fragment_without_ports<T: Tables>(t: &T, p: &Parsed) -> Verdict {
     }
 }
 
-/// Only of a first fragment that is translated.
+/// Only of a first fragment that is translated. SCTP's checksum depends on how much follows, which a first fragment does not tell: where a
+/// port would change, the datagram is lost rather than damaged.
 #[inline(always)]
-fn remembers<T: FlowTable>(t: &T, w: &Work) -> bool {
-    if !matches!(w.verdict, Verdict::Rewrite(..)) {
+fn remembers<T: FlowTable>(t: &T, w: &mut Work) -> bool {
+    let Verdict::Rewrite(r, _) = &w.verdict else {
+        return false;
+    };
+    if w.p.proto == Proto::SCTP && r.old_port != r.new_port {
+        w.verdict = Verdict::Drop(Reason::PacketFragment);
         return false;
     }
     let ports = FragmentPorts {
