@@ -1,4 +1,5 @@
 //! The run: which peers at which numbers of services, in which order.
+use crate::packets;
 use crate::peer::{Measure, Peer};
 use crate::place::{self, Place, Setup};
 use crate::report;
@@ -40,6 +41,10 @@ pub struct Args {
 impl Args {
     fn wants(&self, measure: Measure) -> bool {
         self.measure.is_empty() || self.measure.contains(&measure)
+    }
+
+    fn wants_peers(&self) -> bool {
+        self.measure.is_empty() || self.measure.iter().any(|m| m.is_of_peers())
     }
 
     /// Whether a measure in blocks is taken at this number of services: what goes on after the first packet does not depend on
@@ -124,7 +129,12 @@ fn limit(services: u32) -> u64 {
 /// The machine cannot run it at all, or a result cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     let mut rows = Vec::new();
-    for services in args.counts() {
+    let counts = if args.wants_peers() {
+        args.counts()
+    } else {
+        Vec::new()
+    };
+    for services in counts {
         let mut stage = Stage::start(args, services);
         stage.blocks();
         stage.one_by_one(Measure::Update, Args::changes, &Command::Update);
@@ -133,6 +143,7 @@ pub fn run(args: &Args) -> Result<()> {
         rows.extend(stage.rows);
     }
     rows.extend(published(args));
+    rows.extend(per_packet(args));
     if rows.iter().all(|r| r.p50.is_none()) {
         print!("{}", report::table(&rows));
         bail!("nothing could be measured");
@@ -144,6 +155,23 @@ pub fn run(args: &Args) -> Result<()> {
 fn shortened(reason: &str) -> String {
     let line = reason.lines().next().unwrap_or_default();
     line.chars().take(160).collect()
+}
+
+/// The programs alone.
+fn per_packet(args: &Args) -> Vec<Row> {
+    if !args.wants(Measure::NsPerPacket) || !args.is_wanted(Peer::SkepPackets) {
+        return Vec::new();
+    }
+    eprintln!("==> {}", Measure::NsPerPacket.name());
+    packets::rows().unwrap_or_else(|e| {
+        let reason = shortened(&format!("failed: {e:#}"));
+        vec![stats::skipped(
+            Measure::NsPerPacket,
+            Peer::SkepPackets,
+            1,
+            &reason,
+        )]
+    })
 }
 
 /// Memory at the number of services at which others have published theirs.
@@ -235,7 +263,7 @@ impl<'a> Stage<'a> {
 
     fn skip_all(&mut self, peer: Peer, reason: &str) {
         eprintln!("    skipped: {}", shortened(reason));
-        for measure in Measure::ALL {
+        for measure in Measure::ALL.into_iter().filter(|m| m.is_of_peers()) {
             self.skip(measure, peer, reason);
         }
     }

@@ -7,6 +7,7 @@ mod load;
 mod memory;
 mod net;
 mod objects;
+mod packets;
 mod peer;
 mod place;
 mod report;
@@ -37,6 +38,9 @@ enum Verb {
         #[arg(long)]
         services: u32,
     },
+    /// The programs alone; started by the bench
+    #[command(hide = true)]
+    Packets,
     /// Planning alone, again and again: for a profiler
     #[command(hide = true)]
     Plan {
@@ -52,6 +56,7 @@ fn main() -> Result<()> {
         Verb::Dataplane(args) => bench::run(&args),
         Verb::World(args) => world::run(args),
         Verb::Memory { services } => skep::hold(services),
+        Verb::Packets => packets::run(),
         Verb::Plan { services, repeat } => skep::plan(services, repeat),
     }
 }

@@ -88,10 +88,12 @@ pub enum Measure {
     StaleUdp,
     /// Resident memory of the one who programs.
     AgentRss,
+    /// The loaded programs alone, by test runs.
+    NsPerPacket,
 }
 
 impl Measure {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connect,
         Self::Crr,
         Self::Rr,
@@ -101,6 +103,7 @@ impl Measure {
         Self::Update,
         Self::StaleUdp,
         Self::AgentRss,
+        Self::NsPerPacket,
     ];
 
     /// As in the results.
@@ -115,6 +118,7 @@ impl Measure {
             Self::Update => "update",
             Self::StaleUdp => "stale_udp",
             Self::AgentRss => "agent_rss",
+            Self::NsPerPacket => "ns_per_packet",
         }
     }
 
@@ -125,6 +129,7 @@ impl Measure {
             Self::Udp => "kpps",
             Self::ProgramCold | Self::Update | Self::StaleUdp => "ms",
             Self::AgentRss => "MiB",
+            Self::NsPerPacket => "ns",
         }
     }
 
@@ -140,7 +145,13 @@ impl Measure {
             Self::Update => "one endpoint changed",
             Self::StaleUdp => "connected UDP client of a killed endpoint recovers",
             Self::AgentRss => "memory of the agent",
+            Self::NsPerPacket => "one packet in the loaded programs, by test runs",
         }
+    }
+
+    /// Whether it is measured of every peer at every number of services.
+    pub fn is_of_peers(self) -> bool {
+        self != Self::NsPerPacket
     }
 
     /// Whether it is measured in short blocks, all peers in turn.

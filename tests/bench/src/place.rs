@@ -140,6 +140,18 @@ pub fn memory(services: u32) -> Result<(f64, f64)> {
     }
 }
 
+/// What [`crate::packets::run`] prints, in a process and namespaces of its own.
+///
+/// # Errors
+/// It ended with an error.
+pub fn packets() -> Result<String> {
+    let out = isolated()?.arg("packets").stderr(Stdio::inherit()).output()?;
+    if !out.status.success() {
+        bail!("the process that runs the programs ended with {}", out.status);
+    }
+    Ok(String::from_utf8(out.stdout)?)
+}
+
 /// This program again, in a network and a mount namespace of its own.
 fn isolated() -> Result<Process> {
     let mut process = Process::new("unshare");

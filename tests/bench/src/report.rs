@@ -67,7 +67,7 @@ pub fn table(rows: &[Row]) -> String {
             let _ = writeln!(
                 out,
                 "  {:<28}{:>9}{:>11}{:>11}{:>10}{:>6}{:>11}",
-                r.peer,
+                who(r),
                 r.services,
                 number(r.p50),
                 number(r.p99),
@@ -85,6 +85,11 @@ pub fn table(rows: &[Row]) -> String {
         let _ = writeln!(out, "  {peer} at {services}: {}: {reason}", measures.join(", "));
     }
     out
+}
+
+/// The peer; of a measure with several situations, the situation.
+fn who(r: &Row) -> &str {
+    r.case.as_deref().unwrap_or(r.peer)
 }
 
 /// The rows of a measure that have a value.
@@ -172,8 +177,12 @@ fn page(folder: &Path, prefix: &str, args: &Args, rows: &[Row]) -> Result<()> {
             continue;
         }
         let plot = format!("{prefix}-{}.svg", measure.name().replace('_', "-"));
-        write(&folder.join(&plot), &plot_of(measure, &of))?;
-        section(&mut text, measure, &of, &plot);
+        // Situations of one measure are no points of one line.
+        let plotted = of.iter().all(|r| r.case.is_none());
+        if plotted {
+            write(&folder.join(&plot), &plot_of(measure, &of))?;
+        }
+        section(&mut text, measure, &of, plotted.then_some(plot.as_str()));
     }
     let skips = skips(rows);
     if !skips.is_empty() {
@@ -189,20 +198,20 @@ fn page(folder: &Path, prefix: &str, args: &Args, rows: &[Row]) -> Result<()> {
     write(&folder.join(format!("{prefix}.md")), &text)
 }
 
-fn section(text: &mut String, measure: Measure, rows: &[&Row], plot: &str) {
+fn section(text: &mut String, measure: Measure, rows: &[&Row], plot: Option<&str>) {
+    let name = measure.name();
+    let plot = plot.map_or(String::new(), |plot| format!("![{name}]({plot})\n\n"));
     let _ = write!(
         text,
-        "\n## {}: {}\n\n![{}]({plot})\n\n| peer | services | p50 ({}) | p99 | spread | runs | / direct |\n|---|---|---|---|---|---|---|\n",
-        measure.name(),
+        "\n## {name}: {}\n\n{plot}| peer | services | p50 ({}) | p99 | spread | runs | / direct |\n|---|---|---|---|---|---|---|\n",
         measure.title(),
-        measure.name(),
         measure.unit()
     );
     for r in rows {
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {} |",
-            r.peer,
+            who(r),
             r.services,
             number(r.p50),
             number(r.p99),

@@ -8,6 +8,9 @@ pub struct Row {
     pub measure: &'static str,
     pub peer: &'static str,
     pub services: u32,
+    /// Of a measure with several situations, which one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub case: Option<String>,
     /// Median of the medians of all repetitions.
     pub p50: Option<f64>,
     /// Over all samples; where more is better, what 99 of 100 exceed.
@@ -43,6 +46,7 @@ pub fn row(measure: Measure, peer: Peer, services: u32, runs: &Runs, direct: Opt
         measure: measure.name(),
         peer: peer.name(),
         services,
+        case: None,
         p50: Some(round(quantile(&medians, 0.5))),
         p99: Some(round(quantile(&all, tail))),
         unit: measure.unit(),
@@ -59,6 +63,7 @@ pub fn skipped(measure: Measure, peer: Peer, services: u32, reason: &str) -> Row
         measure: measure.name(),
         peer: peer.name(),
         services,
+        case: None,
         p50: None,
         p99: None,
         unit: measure.unit(),

@@ -154,9 +154,9 @@ impl Node for Host {
         Ok(self.decide(hook, frame))
     }
 
-    fn wait(&mut self, time: Duration) -> Result<()> {
+    fn wait(&mut self, time: Duration) -> Result<bool> {
         self.now += u64::try_from(time.as_nanos())?;
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The loaded programs of a node, by PROG_TEST_RUN (root).
 use crate::check::{Done, Node};
 use crate::{Case, Hook};
-use agent_datapath::{Datapath, since_boot};
+use agent_datapath::Datapath;
 use agent_services::Existing;
 use anyhow::{Result, bail, ensure};
 use datapath_abi::programs;
@@ -62,16 +62,18 @@ impl Node for Kernel<'_> {
         })
     }
 
-    /// The kernel's clock is nobody's to set: what it remembers is made older.
-    fn wait(&mut self, time: Duration) -> Result<()> {
+    /// The kernel's clock is nobody's to set: what it remembers is made older, which cannot be older than the machine.
+    fn wait(&mut self, time: Duration) -> Result<bool> {
         let time = u64::try_from(time.as_nanos())?;
-        ensure!(
-            since_boot().as_nanos() > u128::from(time),
-            "this machine runs too short a time"
-        );
         let mut memory = self.0.flow_memory()?;
-        memory.flows.iter_mut().for_each(|(_, f)| f.seen -= time);
-        memory.affinity.iter_mut().for_each(|(_, a)| a.seen -= time);
-        Ok(self.0.set_flow_memory(&memory)?)
+        let flows = memory.flows.iter_mut().map(|(_, f)| &mut f.seen);
+        for seen in flows.chain(memory.affinity.iter_mut().map(|(_, a)| &mut a.seen)) {
+            match seen.checked_sub(time) {
+                Some(earlier) => *seen = earlier,
+                None => return Ok(false),
+            }
+        }
+        self.0.set_flow_memory(&memory)?;
+        Ok(true)
     }
 }
