@@ -136,9 +136,13 @@ impl<'a> Served<'a> {
         let mut planner = Planner::new(node(), Existing::default());
         let mut names = Vec::new();
         for (i, (front, endpoint)) in pairs.iter().enumerate() {
-            let name = ObjectName::new("bench", &format!("s{i}"));
+            let text = format!("s{i}");
+            let name = ObjectName::new("bench", &text);
             planner.service(service(&name, *front));
-            planner.slice(slice(&name, *endpoint, here));
+            planner.slice(SliceView {
+                name: text.as_str().into(),
+                ..slice(&name, *endpoint, here)
+            });
             names.push(name);
         }
         datapath.apply(&planner.plan())?;
