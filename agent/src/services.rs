@@ -401,6 +401,9 @@ impl Task {
         }
         self.tell_programs()?;
         self.datapath.commit()?;
+        if self.first {
+            self.datapath.end_others(&self.planner.in_use())?;
+        }
         Ok((entries, start.elapsed()))
     }
 

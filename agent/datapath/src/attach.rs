@@ -33,6 +33,10 @@ const TC_HANDLE: TcHandle = TcHandle::new(0, 1);
 pub(crate) fn socket_hooks(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), DatapathError> {
     let folder = File::open(cgroup).map_err(DatapathError::path(cgroup))?;
     for (name, attach_type) in SOCKET_HOOKS {
+        // Layout 1 did not have all of them.
+        if ebpf.program(name).is_none() {
+            continue;
+        }
         let program = loaded(ebpf, name)?;
         socket_hook(program, attach_type, &folder, &links.join(name)).map_err(|source| {
             DatapathError::Attach {
@@ -107,7 +111,7 @@ pub(crate) enum Side {
 
 impl Side {
     /// The ways back first: no packet is sent to an endpoint before its answer can be shown as the service's.
-    const BACK_FIRST: [Self; 2] = [Self::Egress, Self::Ingress];
+    pub(crate) const BACK_FIRST: [Self; 2] = [Self::Egress, Self::Ingress];
 
     /// That of a pin's name.
     fn of_pin(name: &str) -> Option<Self> {
@@ -138,15 +142,26 @@ impl Side {
 /// Attaches the programs of `role` to both sides of a device of the calling thread's network namespace.
 pub(crate) fn device(ebpf: &mut Ebpf, role: Role, device: &str, pins: &Path) -> Result<(), DatapathError> {
     for side in Side::BACK_FIRST {
-        let name = role.program(side);
-        let program = classifier(ebpf, name)?;
-        attach(program, device, side, &side.pin(pins, device)).map_err(|source| DatapathError::Attach {
-            program: name.into(),
-            to: format!("device {device}"),
-            source,
-        })?;
+        device_side(ebpf, role, device, side, pins)?;
     }
     Ok(())
+}
+
+/// The same on one side only.
+pub(crate) fn device_side(
+    ebpf: &mut Ebpf,
+    role: Role,
+    device: &str,
+    side: Side,
+    pins: &Path,
+) -> Result<(), DatapathError> {
+    let name = role.program(side);
+    let program = classifier(ebpf, name)?;
+    attach(program, device, side, &side.pin(pins, device)).map_err(|source| DatapathError::Attach {
+        program: name.into(),
+        to: format!("device {device}"),
+        source,
+    })
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, DatapathError> {
@@ -246,13 +261,18 @@ pub(crate) fn unpin(pin: &Path) -> Result<bool, DatapathError> {
     }
 }
 
-/// Exchanges the programs of all devices that an earlier agent attached; links of devices that are gone are removed.
-pub(crate) fn adopt_devices(ebpf: &mut Ebpf, role: Role, pins: &Path) -> Result<usize, DatapathError> {
+/// Exchanges the programs on one side of all devices that an earlier agent attached; links of devices that are gone are removed.
+pub(crate) fn adopt_devices(
+    ebpf: &mut Ebpf,
+    role: Role,
+    only: Side,
+    pins: &Path,
+) -> Result<usize, DatapathError> {
     let mut adopted = 0;
     for entry in fs::read_dir(pins).map_err(DatapathError::path(pins))? {
         let pin = entry.map_err(DatapathError::path(pins))?.path();
         let name = pin.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(side) = Side::of_pin(&name) else {
+        let Some(side) = Side::of_pin(&name).filter(|side| *side == only) else {
             continue;
         };
         let program = classifier(ebpf, role.program(side))?;

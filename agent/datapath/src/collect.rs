@@ -29,10 +29,29 @@ impl Collected {
         100.0 * self.live as f64 / f64::from(self.capacity.max(1))
     }
 
-    /// Whether the table is so full that new flows may push out old ones: worth an Event.
+    /// Whether the table is so full that flows had to make room before their time, or that new ones may push out old ones: worth
+    /// an Event.
     pub fn is_pressed(&self) -> bool {
-        self.live * 100 > self.capacity as usize * PRESSURE
+        self.pressed_out > 0 || self.live > limit(self.capacity)
     }
+
+    /// How many entries there may be more until then.
+    pub fn room(&self) -> usize {
+        limit(self.capacity).saturating_sub(self.live)
+    }
+}
+
+/// How many entries a table of this room may have without pressure.
+fn limit(capacity: u32) -> usize {
+    capacity as usize * PRESSURE / 100
+}
+
+/// What a walk found to be deleted, and when the table was looked at. Nothing is deleted yet.
+#[derive(Debug)]
+pub struct Survey {
+    pub(crate) plan: Plan,
+    /// Entries that were there.
+    pub entries: usize,
 }
 
 /// One entry as it was looked at.
@@ -122,7 +141,7 @@ pub(crate) fn plan(entries: Vec<Entry>, now: Duration, capacity: u32) -> Plan {
     let (over, rest): (Vec<_>, Vec<_>) = connections.into_values().partition(|c| c.is_over(now));
     Plan {
         over,
-        pressed_out: press_out(rest, capacity as usize * PRESSURE / 100),
+        pressed_out: press_out(rest, limit(capacity)),
     }
 }
 

@@ -1,27 +1,27 @@
 //! The data path of one node, as the agent holds it.
-use crate::attach::{self, Role};
-use crate::collect::{self, Collected, Connection};
+use crate::attach::{self, Role, Side};
+use crate::collect::{self, Collected, Connection, Survey};
 use crate::dump::{Dump, Pins};
 use crate::error::DatapathError;
 use crate::jobs::Jobs;
 use crate::migrate;
 use crate::object;
 use crate::size::Sizes;
-use crate::sockets;
-use crate::stale::Stale;
+use crate::sockets::{self, Sockets};
+use crate::stale::{self, Stale};
 use crate::table::{PerCpu, Single, Table};
 use crate::xdp::{self, XdpChoice, XdpMode};
-use agent_services::{Changes, Existing};
+use agent_services::{Changes, Existing, InUse};
 use aya::Ebpf;
 use datapath_abi::{
-    Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member,
-    MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId, Settings, SettingsFlags,
-    SourceRangeKey, maps, programs,
+    Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Maglev,
+    MaglevKey, Member, MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId,
+    Settings, SettingsFlags, SourceRangeKey, maps, programs,
 };
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What a node's data path needs to know.
@@ -52,7 +52,17 @@ pub struct Datapath {
     counts: PerCpu<u32, SetCounts>,
     flows: Table<FlowKey, Flow>,
     replies: Table<ReplyKey, ReplyValue>,
+    affinity: Table<AffinityKey, Affinity>,
     settings: Single<Settings>,
+    /// Devices that wait until maps of another layout are taken over.
+    waiting: Mutex<Vec<Waiting>>,
+}
+
+/// A device that is to be served, and for an uplink whether by XDP too.
+struct Waiting {
+    role: Role,
+    device: String,
+    xdp: XdpChoice,
 }
 
 impl Datapath {
@@ -61,9 +71,15 @@ impl Datapath {
     /// Maps of another layout are not touched: new ones are made beside them, and only [`Datapath::commit`], called once
     /// everything is written, puts the new programs in the place of the old ones.
     pub fn open(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        Self::open_build(config, object::built_in_object())
+    }
+
+    /// As [`Datapath::open`], with the programs of another build of this layout: one to go up or down to.
+    pub fn open_build(config: &DatapathConfig, object: &[u8]) -> Result<Self, DatapathError> {
         let pins = Pins::create(&config.pin_dir)?;
+        migrate::adopt_maps(&pins)?;
         let sizes = config.sizes.unwrap_or_else(Sizes::of_this_machine);
-        let ebpf = object::load(&pins.maps(), &sizes)?;
+        let ebpf = object::load(object, &pins.maps(), &sizes)?;
         let dir = pins.maps();
         let datapath = Self {
             ebpf: Mutex::new(ebpf),
@@ -76,8 +92,10 @@ impl Datapath {
             counts: PerCpu::open(maps::SET_COUNTS, &dir)?,
             flows: Table::open(maps::FLOWS, &dir)?,
             replies: Table::open(maps::REPLIES, &dir)?,
+            affinity: Table::open(maps::AFFINITY, &dir)?,
             settings: Single::open(maps::SETTINGS, &dir)?,
             cgroup: config.cgroup.clone(),
+            waiting: Mutex::default(),
             pins,
         };
         // What an earlier agent told the programs stays true until this one knows better.
@@ -93,21 +111,103 @@ impl Datapath {
     /// Everything that is wanted is written: takes over from maps of another layout, if there were any, and removes those.
     pub fn commit(&self) -> Result<(), DatapathError> {
         if self.pins.has_other_layouts() {
-            // Twice: with the new programs in place no old one makes flows any more, and until then both know the same.
-            migrate::flows(&self.pins.folder, &self.flows, &self.replies)?;
-            self.attach()?;
-            migrate::flows(&self.pins.folder, &self.flows, &self.replies)?;
+            let taken = self.take_over();
+            self.hold(false)?;
+            taken?;
             self.pins.remove_other_layouts()?;
+            self.serve_waiting();
         }
         Ok(())
     }
 
+    /// Serves the devices that waited, those too that came while the others were taken over. Served already is fine.
+    fn serve_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        for Waiting { role, device, xdp } in waiting {
+            let served = match role {
+                Role::Pod => self.attach_pod_device(&device),
+                Role::Uplink => self.attach_uplink(&device, xdp).map(drop),
+            };
+            if let Err(error) = served {
+                // It may be gone by now.
+                tracing::warn!(
+                    device,
+                    error = &error as &dyn std::error::Error,
+                    "device is not served"
+                );
+            }
+        }
+    }
+
+    /// Puts the programs in the place of those of another layout, so that no flow is ever known to one of both only: those
+    /// that begin flows are exchanged first, and begin none; what the old ones began is copied to the end; then those that see
+    /// the answers are exchanged.
+    fn take_over(&self) -> Result<(), DatapathError> {
+        let mut flows = migrate::Flows::new(&self.pins, &self.frontends, &self.flows, &self.replies);
+        flows.copy()?;
+        self.hold(true)?;
+        self.adopt(Side::Ingress)?;
+        self.attach_hooks()?;
+        flows.copy()?;
+        self.adopt(Side::Egress)?;
+        flows.number_sockets()
+    }
+
+    /// Whether new flows wait.
+    fn hold(&self, on: bool) -> Result<(), DatapathError> {
+        let mut settings = self.settings.get()?;
+        settings.flags = settings.flags.set(SettingsFlags::HOLD, on);
+        self.settings.set(&settings)
+    }
+
     fn attach(&self) -> Result<(), DatapathError> {
+        for side in Side::BACK_FIRST {
+            self.adopt(side)?;
+        }
+        self.attach_hooks()
+    }
+
+    /// Exchanges the programs on one side of the devices that are served, and of those that wait for it.
+    fn adopt(&self, side: Side) -> Result<(), DatapathError> {
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
-        let adopted = attach::adopt_devices(&mut ebpf, Role::Pod, &self.pins.devices())?
-            + attach::adopt_devices(&mut ebpf, Role::Uplink, &self.pins.uplinks())?
-            + xdp::adopt(&mut ebpf, &self.pins.uplinks())?;
-        tracing::debug!(adopted, "links to devices, of an earlier agent");
+        let (pods, uplinks) = (self.pins.devices(), self.pins.uplinks());
+        let mut adopted = attach::adopt_devices(&mut ebpf, Role::Pod, side, &pods)?
+            + attach::adopt_devices(&mut ebpf, Role::Uplink, side, &uplinks)?;
+        if side == Side::Ingress {
+            adopted += xdp::adopt(&mut ebpf, &uplinks)?;
+        }
+        tracing::debug!(adopted, ?side, "links to devices, of an earlier agent");
+        for Waiting { role, device, .. } in self.waiting().iter() {
+            let pins = if *role == Role::Pod { &pods } else { &uplinks };
+            if let Err(error) = attach::device_side(&mut ebpf, *role, device, side, pins) {
+                tracing::debug!(device, %error, "to be served once the others are taken over");
+            }
+        }
+        Ok(())
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a device for [`Datapath::commit`], if maps of another layout are still in use: until then the programs of that layout
+    /// serve it, or none, but never ours with maps that are not full. False if it can be served now.
+    fn waits(&self, role: Role, device: &str, xdp: XdpChoice) -> bool {
+        let waits = self.pins.has_other_layouts();
+        if waits {
+            let mut waiting = self.waiting();
+            waiting.retain(|w| w.device != device);
+            waiting.push(Waiting {
+                role,
+                device: device.to_owned(),
+                xdp,
+            });
+        }
+        waits
+    }
+
+    fn attach_hooks(&self) -> Result<(), DatapathError> {
+        let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.cgroup {
             Some(cgroup) => attach::socket_hooks(&mut ebpf, cgroup, &self.pins.links()),
             None => Ok(()),
@@ -161,6 +261,7 @@ impl Datapath {
             .delete(&self.owners, &c.gone_owners)
             .run()?;
         self.counts.delete(&gone_counts)?;
+        self.forget_clients(c)?;
         self.end_flows(&Stale::of(&c.ended, &c.ended_fronts))
     }
 
@@ -177,38 +278,104 @@ impl Datapath {
             .map(|(key, _)| *key)
             .collect();
         self.flows.delete(&keys)?;
-        self.end_sockets(stale)
+        self.end_sockets(&stale.sockets(&self.replies.entries()?))
     }
 
-    /// Without this the data path still serves everything new, so a failure is told and nothing else.
-    fn end_sockets(&self, stale: &Stale) -> Result<(), DatapathError> {
-        let Some(cgroup) = &self.cgroup else {
+    /// Ends sockets and forgets whose answers they hear. Without this the data path still serves everything new, so a failure is told
+    /// and nothing else.
+    fn end_sockets(&self, sockets: &Sockets) -> Result<(), DatapathError> {
+        let Some(cgroup) = self.cgroup.as_ref().filter(|_| !sockets.is_empty()) else {
             return Ok(());
         };
-        let sockets = stale.sockets(&self.replies.entries()?);
-        if sockets.is_empty() {
-            return Ok(());
-        }
-        match sockets::end(cgroup, &sockets) {
+        match sockets::end(cgroup, sockets) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "UDP sockets ended whose endpoint is gone"),
-            Err(error) => tracing::warn!(%error, "UDP sockets of endpoints that are gone cannot be ended"),
+            Err(error) => {
+                tracing::warn!(%error, "UDP sockets of endpoints that are gone cannot be ended");
+                return Ok(());
+            }
         }
-        Ok(())
+        let keys = sockets
+            .iter()
+            .map(|(cookie, addr, port)| ReplyKey::new(*cookie, *addr, *port));
+        self.replies.delete(&keys.collect::<Vec<_>>())
+    }
+
+    /// Clients do not keep endpoints that are gone. Without affinity, which has members, there is nothing to look at.
+    fn forget_clients(&self, c: &Changes) -> Result<(), DatapathError> {
+        if c.gone_members.is_empty() || c.ended.is_empty() {
+            return Ok(());
+        }
+        let ended = stale::endpoints(&c.ended);
+        let mut kept = self.affinity.entries()?;
+        kept.retain(|(key, kept)| stale::remembers(key, kept, &ended));
+        let keys: Vec<_> = kept.into_iter().map(|(key, _)| key).collect();
+        self.affinity.delete(&keys)
+    }
+
+    /// Ends whatever leads to an endpoint, or comes by a front, that is not in use: what became of those that went while no
+    /// agent ran, nobody told. To be called when everything is written for the first time.
+    pub fn end_others(&self, in_use: &InUse) -> Result<(), DatapathError> {
+        let mut flows = self.flows.entries()?;
+        flows.retain(|(key, flow)| stale::is_flow_of_nobody(key, flow, in_use));
+        let keys: Vec<_> = flows.into_iter().map(|(key, _)| key).collect();
+        self.flows.delete(&keys)?;
+        let mut kept = self.affinity.entries()?;
+        kept.retain(|(key, kept)| !stale::remembers(key, kept, &in_use.endpoints));
+        let keys: Vec<_> = kept.into_iter().map(|(key, _)| key).collect();
+        self.affinity.delete(&keys)?;
+        let mut replies = self.replies.entries()?;
+        replies.retain(|(key, value)| stale::is_socket_of_nobody(key, value, in_use));
+        let of_nobody = replies.iter().map(|(key, _)| (key.cookie, key.addr, key.port));
+        self.end_sockets(&of_nobody.collect())
+    }
+
+    /// Names every entry that leads to an endpoint or a front that is not in use, and whatever does not hold together in the
+    /// service maps: nothing, after everything that was planned is written. Open TCP connections may outlive their endpoint's
+    /// part in a service, so their flows do not count.
+    pub fn audit(&self, in_use: &InUse) -> Result<Vec<String>, DatapathError> {
+        let mut found = self.existing()?.inconsistencies();
+        for (key, flow) in self.flows.entries()? {
+            if stale::is_flow_of_nobody(&key, &flow, in_use) {
+                found.push(format!("a flow of nobody: {key:?} {flow:?}"));
+            }
+        }
+        for (key, value) in self.replies.entries()? {
+            if stale::is_socket_of_nobody(&key, &value, in_use) {
+                found.push(format!("a socket of nobody: {key:?} {value:?}"));
+            }
+        }
+        for (key, kept) in self.affinity.entries()? {
+            if !stale::remembers(&key, &kept, &in_use.endpoints) {
+                found.push(format!("a client keeps what is gone: {key:?} {kept:?}"));
+            }
+        }
+        Ok(found)
     }
 
     /// Deletes flows that are over, and under pressure those that are worth least. `now` is the time since boot
     /// ([`since_boot`](crate::since_boot)). One walk costs about a microsecond for each entry; once in some ten seconds is enough.
     pub fn collect(&self, now: Duration) -> Result<Collected, DatapathError> {
+        self.clear(&self.survey(now)?)
+    }
+
+    /// The first half of [`Datapath::collect`]: looks at all flows.
+    pub fn survey(&self, now: Duration) -> Result<Survey, DatapathError> {
         let entries = self.flows.entries()?;
-        let before = entries.len();
-        let plan = collect::plan(entries, now, self.flows.capacity());
-        let over = self.delete_unchanged(&plan.over)?;
-        let pressed_out = self.delete_unchanged(&plan.pressed_out)?;
+        Ok(Survey {
+            entries: entries.len(),
+            plan: collect::plan(entries, now, self.flows.capacity()),
+        })
+    }
+
+    /// The other half: deletes what was found, but for connections that were used since.
+    pub fn clear(&self, found: &Survey) -> Result<Collected, DatapathError> {
+        let over = self.delete_unchanged(&found.plan.over)?;
+        let pressed_out = self.delete_unchanged(&found.plan.pressed_out)?;
         Ok(Collected {
             deleted: over + pressed_out,
             pressed_out,
-            live: before - over - pressed_out,
+            live: found.entries.saturating_sub(over + pressed_out),
             capacity: self.flows.capacity(),
         })
     }
@@ -259,18 +426,26 @@ impl Datapath {
 
     /// Serves the packets of a pod: `device` is the host's side of its veth, in the calling thread's network namespace.
     pub fn attach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
+        if self.waits(Role::Pod, device, XdpChoice::Never) {
+            return Ok(());
+        }
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
         attach::device(&mut ebpf, Role::Pod, device, &self.pins.devices())
     }
 
     /// Stops serving a pod's device. Not needed when the device itself goes, but tidy.
     pub fn detach_pod_device(&self, device: &str) -> Result<(), DatapathError> {
+        self.waiting().retain(|w| w.device != device);
         attach::detach(Role::Pod, device, &self.pins.devices())
     }
 
     /// Serves what comes from other machines to services of this node: `device` is one through which they are reached, in the
     /// calling thread's network namespace. Attached already is fine. Returns whether XDP does a part of it, or why not.
     pub fn attach_uplink(&self, device: &str, xdp: XdpChoice) -> Result<XdpMode, DatapathError> {
+        if self.waits(Role::Uplink, device, xdp) {
+            let why = "maps of another layout are still being taken over";
+            return Ok(XdpMode::None(why.into()));
+        }
         let mut ebpf = self.ebpf.lock().unwrap_or_else(PoisonError::into_inner);
         let pins = self.pins.uplinks();
         attach::device(&mut ebpf, Role::Uplink, device, &pins)?;
@@ -281,6 +456,7 @@ impl Datapath {
 
     /// Stops serving an uplink; one that is gone already is no error.
     pub fn detach_uplink(&self, device: &str) -> Result<(), DatapathError> {
+        self.waiting().retain(|w| w.device != device);
         let pins = self.pins.uplinks();
         xdp::detach(device, &pins)?;
         attach::detach(Role::Uplink, device, &pins)

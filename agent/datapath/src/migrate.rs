@@ -1,113 +1,101 @@
-//! Flows of an earlier layout, taken along.
+//! What is taken along from layout 1.
 //!
-//! Connections that were translated per packet go on. What does not go along: the names under which connected sockets show their
-//! peers (they lie with the sockets, and user space cannot reach them there), so such a socket shows its endpoint from then on; and the
-//! counts of the old maps.
+//! Connections that were translated per packet go on: their flows are copied. Sockets keep the service that they show as their
+//! peer, and are found when their endpoint goes: the maps with these records are the same in both layouts, so they are taken over
+//! as they are, and programs of both write to them. The counts of the old maps end with them.
+use crate::dump::Pins;
 use crate::error::DatapathError;
+use crate::layout1::{Flow1, Layout1};
+use crate::sys;
 use crate::table::Table;
-use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FlowState, ReplyKey, ReplyValue, SetId, maps};
-use std::path::Path;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use datapath_abi::{
+    Address, Be16, Flow, FlowKey, FrontendKey, FrontendValue, Proto, ReplyKey, ReplyValue, SetId,
+    SocketRecord, maps,
+};
+use std::collections::HashSet;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 
-/// A flow of layout 1. Its key had the bytes of today's.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Flow1 {
-    addr: Address,
-    port: Be16,
-    state: FlowState,
-    zero: u8,
-    set: SetId,
-    seen: u64,
-    packets: u64,
-    bytes: u64,
-}
-
-impl Flow1 {
-    /// The number of its set is not taken along: new sets have numbers of their own.
-    fn today(&self, key: &FlowKey) -> Flow {
-        let forward = key.changes == FlowKey::DESTINATION;
-        Flow {
-            addr: self.addr,
-            port: self.port,
-            state: self.state,
-            role: if forward {
-                FlowRole::FORWARD
-            } else {
-                FlowRole::REPLY
-            },
-            seen: self.seen,
-            packets: self.packets,
-            bytes: self.bytes,
-            ..Flow::default()
+/// Pins the maps of layout 1 whose records are today's as ours, unless we have some already.
+pub(crate) fn adopt_maps(pins: &Pins) -> Result<(), DatapathError> {
+    let old = Layout1::folder(&pins.folder);
+    let same = [
+        (maps::SOCKETS, size_of::<u32>(), size_of::<SocketRecord>()),
+        (maps::REPLIES, size_of::<ReplyKey>(), size_of::<ReplyValue>()),
+    ];
+    for (name, key, value) in same {
+        let (from, to) = (old.join(name), pins.maps().join(name));
+        if !from.exists() || to.exists() {
+            continue;
+        }
+        let map = sys::open_pinned(&from).map_err(DatapathError::path(&from))?;
+        let info = sys::map_info(map.as_fd()).map_err(DatapathError::path(&from))?;
+        if (info.key_size as usize, info.value_size as usize) == (key, value) {
+            sys::pin(map.as_fd(), &to).map_err(DatapathError::path(&to))?;
         }
     }
-}
-
-/// Takes along what stands in maps of layout 1 below `folder`, if there are any, and is not known yet.
-pub(crate) fn flows(
-    folder: &Path,
-    flows: &Table<FlowKey, Flow>,
-    replies: &Table<ReplyKey, ReplyValue>,
-) -> Result<(), DatapathError> {
-    let old = folder.join("v1");
-    if !old.join(maps::FLOWS).exists() {
-        return Ok(());
-    }
-    let found = Table::<FlowKey, Flow1>::open(maps::FLOWS, &old)?.entries()?;
-    let mut new = Vec::new();
-    for (key, flow) in found {
-        if flows.get(&key)?.is_none() {
-            new.push((key, flow.today(&key)));
-        }
-    }
-    flows.write(&new)?;
-    let found = Table::<ReplyKey, ReplyValue>::open(maps::REPLIES, &old)?.entries()?;
-    let answers: Vec<_> = found
-        .into_iter()
-        .map(|(key, value)| {
-            (
-                key,
-                ReplyValue {
-                    set: SetId(0),
-                    ..value
-                },
-            )
-        })
-        .collect();
-    replies.write(&answers)?;
-    tracing::info!(
-        flows = new.len(),
-        answers = answers.len(),
-        "taken along from layout 1"
-    );
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Copies what is remembered of flows, in rounds: the first while the old programs are still at work, the last when none makes
+/// flows any more.
+pub(crate) struct Flows<'a> {
+    old: PathBuf,
+    frontends: &'a Table<FrontendKey, FrontendValue>,
+    flows: &'a Table<FlowKey, Flow>,
+    replies: &'a Table<ReplyKey, ReplyValue>,
+    copied: HashSet<FlowKey>,
+}
 
-    #[test]
-    fn a_flow_of_layout_1_keeps_where_it_leads_and_how_far_it_is() {
-        assert_eq!(size_of::<Flow1>(), 48);
-        let old = Flow1 {
-            addr: Address::from_v4_word(7),
-            port: Be16::new(80),
-            state: FlowState::ESTABLISHED,
-            zero: 0,
-            set: SetId(9),
-            seen: 5,
-            packets: 2,
-            bytes: 120,
-        };
-        let reply = FlowKey {
-            changes: FlowKey::SOURCE,
-            ..FlowKey::default()
-        };
-        let new = old.today(&reply);
-        assert_eq!((new.addr, new.port, new.state), (old.addr, old.port, old.state));
-        assert_eq!((new.role, new.set), (FlowRole::REPLY, SetId(0)));
-        assert_eq!(old.today(&FlowKey::default()).role, FlowRole::FORWARD);
+impl<'a> Flows<'a> {
+    pub fn new(
+        pins: &Pins,
+        frontends: &'a Table<FrontendKey, FrontendValue>,
+        flows: &'a Table<FlowKey, Flow>,
+        replies: &'a Table<ReplyKey, ReplyValue>,
+    ) -> Self {
+        Self {
+            old: Layout1::folder(&pins.folder),
+            frontends,
+            flows,
+            replies,
+            copied: HashSet::new(),
+        }
+    }
+
+    /// Copies flows of layout 1, if there are any, that were not yet.
+    pub fn copy(&mut self) -> Result<(), DatapathError> {
+        if !self.old.join(maps::FLOWS).exists() {
+            return Ok(());
+        }
+        let found = Table::<FlowKey, Flow1>::open(maps::FLOWS, &self.old)?.entries()?;
+        let mut new = Vec::new();
+        for (key, flow) in found {
+            if self.copied.insert(key) && self.flows.get(&key)?.is_none() {
+                let set = self.set(flow.front(&key), key.proto)?;
+                new.push((key, flow.today(&key, set)));
+            }
+        }
+        self.flows.write(&new)?;
+        tracing::info!(flows = new.len(), "taken along from layout 1");
+        Ok(())
+    }
+
+    /// Gives sockets the numbers that the sets of their fronts have now.
+    pub fn number_sockets(&self) -> Result<(), DatapathError> {
+        let mut changed = Vec::new();
+        for (key, value) in self.replies.entries()? {
+            let set = self.set((value.addr, value.port), Proto::UDP)?;
+            if set != value.set {
+                changed.push((key, ReplyValue { set, ..value }));
+            }
+        }
+        self.replies.write(&changed)
+    }
+
+    /// The set of a front; 0, which is nobody's, for one that is gone.
+    fn set(&self, (addr, port): (Address, Be16), proto: Proto) -> Result<SetId, DatapathError> {
+        let front = self.frontends.get(&FrontendKey::new(addr, port, proto))?;
+        Ok(front.map_or(SetId(0), |front| front.set))
     }
 }

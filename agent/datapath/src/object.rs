@@ -14,9 +14,14 @@ use std::time::Duration;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/skep.o"));
 
-/// Loads all programs. Maps that are pinned in `maps_dir` are taken from there, others are made and pinned.
-pub(crate) fn load(maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError> {
-    if OBJECT.is_empty() {
+/// The object that this build carries; empty where none was built.
+pub fn built_in_object() -> &'static [u8] {
+    OBJECT
+}
+
+/// Loads all programs of an object. Maps that are pinned in `maps_dir` are taken from there, others are made and pinned.
+pub(crate) fn load(object: &[u8], maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError> {
+    if object.is_empty() {
         return Err(DatapathError::NoObject);
     }
     let has_set_retval = u8::from(has_set_retval());
@@ -40,7 +45,7 @@ pub(crate) fn load(maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError
         loader.map_pin_path(name, maps_dir.join(name));
     }
     let mut ebpf = loader
-        .load(OBJECT)
+        .load(object)
         .map_err(|e| DatapathError::Load(Box::new(e)))?;
     load_programs(&mut ebpf)?;
     Ok(ebpf)

@@ -1,13 +1,42 @@
-//! What must not go on: datagram flows and sockets whose endpoint, or whose service address, is gone.
+//! What must not go on: flows and sockets without connections whose endpoint, or whose service address, is gone; and clients'
+//! memories of such endpoints.
 use crate::sockets::Sockets;
-use agent_services::{EndedBackend, EndedFront};
-use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, Proto, ReplyKey, ReplyValue, SetId};
+use agent_services::{EndedBackend, EndedFront, InUse};
+use datapath_abi::{
+    Address, Affinity, AffinityKey, Be16, Flow, FlowKey, FlowRole, Proto, ReplyKey, ReplyValue, SetId,
+};
 use std::collections::HashSet;
+
+type Ends = HashSet<(SetId, Address, Be16)>;
 
 /// Endpoints and fronts that are gone; of UDP only, TCP ends itself.
 pub(crate) struct Stale {
-    endpoints: HashSet<(SetId, Address, Be16)>,
-    fronts: HashSet<(SetId, Address, Be16)>,
+    endpoints: Ends,
+    fronts: Ends,
+}
+
+/// The endpoints that are gone, of all protocols.
+pub(crate) fn endpoints(ended: &[EndedBackend]) -> Ends {
+    ended.iter().map(|e| (e.set, e.addr, e.port)).collect()
+}
+
+/// Whether a client remembers one of these.
+pub(crate) fn remembers(key: &AffinityKey, kept: &Affinity, endpoints: &Ends) -> bool {
+    endpoints.contains(&(key.set, kept.addr, kept.port))
+}
+
+/// Whether a flow without connection leads to no endpoint in use, or comes by no front in use.
+pub(crate) fn is_flow_of_nobody(key: &FlowKey, flow: &Flow, in_use: &InUse) -> bool {
+    let (addr, port) = flow.endpoint(key);
+    key.proto == Proto::UDP
+        && (!in_use.endpoints.contains(&(flow.set, addr, port))
+            || front(key, flow).is_some_and(|(addr, port)| !in_use.fronts.contains(&(flow.set, addr, port))))
+}
+
+/// The same of a socket.
+pub(crate) fn is_socket_of_nobody(key: &ReplyKey, value: &ReplyValue, in_use: &InUse) -> bool {
+    !in_use.endpoints.contains(&(value.set, key.addr, key.port))
+        || !in_use.fronts.contains(&(value.set, value.addr, value.port))
 }
 
 impl Stale {

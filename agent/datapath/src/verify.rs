@@ -18,7 +18,8 @@ pub struct VerifiedProgram {
 pub fn verified_programs() -> Result<Vec<VerifiedProgram>, DatapathError> {
     let folder = Path::new("/sys/fs/bpf").join(format!("skep-verify-{}", std::process::id()));
     let made = std::fs::create_dir(&folder).map_err(DatapathError::path(&folder));
-    let loaded = made.and_then(|()| object::load(&folder, &Sizes::for_memory(1 << 28)));
+    let loaded =
+        made.and_then(|()| object::load(object::built_in_object(), &folder, &Sizes::for_memory(1 << 28)));
     // Whatever came of it, the pins go: the maps live as long as the programs that are still held here.
     std::fs::remove_dir_all(&folder).ok();
     let ebpf = loaded?;

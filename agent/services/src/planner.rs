@@ -5,6 +5,7 @@ use crate::endpoints::{Needs, Usable, usable};
 use crate::existing::Existing;
 use crate::fronts::{self, Holders};
 use crate::host_ports::{self, HostPortsView, PodEntry};
+use crate::in_use::InUse;
 use crate::node::Node;
 use crate::packed::{PackedSlice, Packer};
 use crate::programmed::{Front, Programmed, SetKey, Wanted};
@@ -211,6 +212,15 @@ impl Planner {
         self.rest.holders.external() > 0
     }
 
+    /// What flows may lead to and come by, as planned.
+    pub fn in_use(&self) -> InUse {
+        let mut found = InUse::default();
+        for set in self.sets() {
+            set.tell_use(&mut found);
+        }
+        found
+    }
+
     /// What to do since the last call. The first call must come after both lists have arrived in full: it deletes whatever
     /// stands in the maps and was not observed.
     pub fn plan(&mut self) -> Changes {
@@ -274,13 +284,16 @@ impl Planner {
         }
     }
 
+    /// Everything that stands.
+    fn sets(&self) -> impl Iterator<Item = &Programmed> {
+        let of_services = self.book.entries().flat_map(|e| &e.sets);
+        let of_pods = self.pods.values().flat_map(|e| &e.sets);
+        of_services.chain(of_pods).chain(&self.rest.here)
+    }
+
     /// Deletes what an earlier agent left and nothing wants.
     fn sweep(&self, existing: &Existing, out: &mut Changes) {
-        let sets = || {
-            let of_services = self.book.entries().flat_map(|e| &e.sets);
-            let of_pods = self.pods.values().flat_map(|e| &e.sets);
-            of_services.chain(of_pods).chain(&self.rest.here)
-        };
+        let sets = || self.sets();
         out.gone_frontends.extend(left(
             existing.frontends.keys(),
             sets().flat_map(|s| s.fronts.iter().map(|f| f.key)),
@@ -360,8 +373,10 @@ impl Rest {
     ) {
         let of = |s: &Programmed| !s.kept && s.key.is_of(wanted.port, wanted.v4);
         let place = sets.iter().position(of).unwrap_or_else(|| {
+            let mut set = self.start(name, &wanted, out);
+            set.expect_flows(&wanted.usable);
             sets.reserve_exact(1);
-            sets.push(self.start(name, &wanted, out));
+            sets.push(set);
             sets.len() - 1
         });
         sets[place].kept = true;

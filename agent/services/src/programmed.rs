@@ -2,11 +2,12 @@
 use crate::changes::{Changes, EndedBackend, EndedFront};
 use crate::endpoints::Usable;
 use crate::existing::Existing;
+use crate::in_use::InUse;
 use crate::maglev;
 use crate::view::PortView;
 use datapath_abi::{
-    Address, Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation, MaglevKey, Member,
-    MemberKey, Owner, Proto, SetId, SourceRangeKey,
+    Address, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue, Generation, MaglevKey,
+    Member, MemberKey, Owner, Proto, SetId, SourceRangeKey,
 };
 use std::sync::Arc;
 
@@ -182,6 +183,38 @@ impl Programmed {
         self.write_maglev(wanted.maglev, out);
         self.write_ranges(&wanted, out);
         self.write_frontends(&wanted, out);
+    }
+
+    /// An earlier agent may have left flows to endpoints that serve, but get no new ones: these are to end with the endpoint.
+    pub fn expect_flows(&mut self, usable: &Usable) {
+        if self.fronts.is_empty() {
+            // Nothing led to this set so far.
+            return;
+        }
+        let mut known: Vec<_> = self.slots.iter().map(|b| (b.addr, b.port)).collect();
+        known.sort_unstable();
+        let others = usable
+            .serving
+            .iter()
+            .filter(|end| known.binary_search(end).is_err());
+        let backend = |(addr, port): &(Address, Be16)| Backend {
+            addr: *addr,
+            port: *port,
+            flags: 0,
+        };
+        self.lingering = others.map(backend).collect();
+    }
+
+    /// Adds what flows of this set may lead to and come by.
+    pub fn tell_use(&self, found: &mut InUse) {
+        let endpoints = self.slots.iter().chain(&self.lingering);
+        found
+            .endpoints
+            .extend(endpoints.map(|b| (self.id, b.addr, b.port)));
+        let fronts = self.fronts.iter().filter(|f| f.key.proto != Proto::ANY);
+        found
+            .fronts
+            .extend(fronts.map(|f| (self.id, f.key.addr, f.key.port)));
     }
 
     /// Removes everything of this set.
@@ -392,7 +425,7 @@ impl Programmed {
             return;
         }
         let id = |b: &Backend| (b.addr, b.port);
-        let mut used: Vec<(Address, datapath_abi::Be16)> = usable.slots.iter().map(id).collect();
+        let mut used: Vec<(Address, Be16)> = usable.slots.iter().map(id).collect();
         used.sort_unstable();
         let mut before: Vec<Backend> = self.slots.iter().chain(&self.lingering).copied().collect();
         before.sort_unstable_by_key(id);

@@ -3,15 +3,17 @@
 use super::facts::NodeFacts;
 use super::metrics::ServiceMetrics;
 use crate::recorder::Events;
-use agent_datapath::{Datapath, DatapathError, XdpChoice, since_boot};
+use agent_datapath::{Collected, Datapath, DatapathError, XdpChoice, since_boot};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 /// Between two walks through the flows: what is over costs nothing but its place until then.
 const WALK: Duration = Duration::from_secs(10);
+/// The same where the table fills fast.
+const WALK_AGAIN: Duration = Duration::from_secs(1);
 /// Until a device that refused its programs is tried again, unless devices change before.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -106,21 +108,21 @@ fn detach(datapath: &Datapath, name: &str, kind: Kind) -> Result<(), DatapathErr
 
 /// Takes flows that are over out of their table, tells how full it is, and warns before it is full, until dropped.
 pub async fn flows(datapath: Arc<Datapath>, metrics: ServiceMetrics, events: Events, node: String) {
-    let mut ticks = interval(WALK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pressed = false;
+    let mut upkeep = FlowTable::default();
+    let mut pause = Duration::ZERO;
     loop {
-        ticks.tick().await;
+        sleep(pause).await;
         let handle = Arc::clone(&datapath);
         // A walk through a full table takes a good part of a second.
         let found = tokio::task::spawn_blocking(move || handle.collect(since_boot())).await;
+        pause = WALK;
         match found {
             Ok(Ok(found)) => {
                 metrics.collected(&found);
-                if found.is_pressed() && !pressed {
-                    events.services_warning(&node, "FlowTablePressure", pressure(found.live, found.capacity));
+                if let Some(warning) = upkeep.warning(&found) {
+                    events.services_warning(&node, "FlowTablePressure", warning);
                 }
-                pressed = found.is_pressed();
+                pause = upkeep.pause(&found, since_boot());
             }
             Ok(Err(error)) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -131,7 +133,42 @@ pub async fn flows(datapath: Arc<Datapath>, metrics: ServiceMetrics, events: Eve
     }
 }
 
-fn pressure(live: usize, capacity: u32) -> String {
+/// What is remembered between two walks.
+#[derive(Default)]
+struct FlowTable {
+    pressed: bool,
+    /// When the last walk ended, in time since boot, and how many entries it left.
+    last: Option<(Duration, usize)>,
+}
+
+impl FlowTable {
+    /// What to tell when pressure begins; not again until it was over.
+    fn warning(&mut self, found: &Collected) -> Option<String> {
+        let begins = found.is_pressed() && !self.pressed;
+        self.pressed = found.is_pressed();
+        begins.then(|| pressure(found))
+    }
+
+    /// Until the next walk: no longer than half of what it takes to fill the table to where pressure begins, as fast as it filled
+    /// since the last one. Between walks only the kernel makes room, and it does not know which flows are worth keeping.
+    fn pause(&mut self, found: &Collected, now: Duration) -> Duration {
+        let last = self.last.replace((now, found.live));
+        let Some((then, left)) = last else {
+            return WALK_AGAIN;
+        };
+        let new = (found.live + found.deleted).saturating_sub(left);
+        let room = found.room();
+        if new == 0 {
+            return if found.is_pressed() { WALK_AGAIN } else { WALK };
+        }
+        let passed = now.saturating_sub(then).as_secs_f64();
+        let until_pressed = passed * room as f64 / new as f64;
+        Duration::from_secs_f64(until_pressed / 2.0).clamp(WALK_AGAIN, WALK)
+    }
+}
+
+fn pressure(found: &Collected) -> String {
+    let Collected { live, capacity, .. } = found;
     format!(
         "The table of connections that are translated per packet holds {live} of {capacity} entries; closed and unanswered \
          ones are ended early to make room. A node with more memory has a larger table."
@@ -154,5 +191,49 @@ mod tests {
             BTreeMap::from([("eth0".to_owned(), (2, Kind::Uplink))])
         );
         assert_eq!(wanted(&facts, true)["cali1"], (7, Kind::Pod));
+    }
+
+    fn found(live: usize, deleted: usize, pressed_out: usize) -> Collected {
+        Collected {
+            deleted,
+            pressed_out,
+            live,
+            capacity: 1000,
+        }
+    }
+
+    #[test]
+    fn pressure_is_told_of_once_before_the_table_is_full_and_again_when_it_comes_back() {
+        let mut table = FlowTable::default();
+        assert_eq!(table.warning(&found(750, 0, 0)), None);
+        let told = table.warning(&found(751, 0, 0)).unwrap();
+        assert!(told.contains("751 of 1000"), "{told}");
+        assert_eq!(table.warning(&found(900, 0, 0)), None);
+        assert_eq!(table.warning(&found(100, 0, 0)), None);
+        // Room had to be made: that is pressure too.
+        assert!(table.warning(&found(750, 10, 10)).is_some());
+    }
+
+    #[test]
+    fn a_table_that_fills_fast_is_gone_through_more_often() {
+        let at = Duration::from_secs;
+        let mut table = FlowTable::default();
+        assert_eq!(
+            table.pause(&found(0, 0, 0), at(1)),
+            WALK_AGAIN,
+            "nothing is known yet"
+        );
+        assert_eq!(table.pause(&found(10, 0, 0), at(2)), WALK);
+        // A hundred a second, room for 500 until pressure begins: full in five seconds.
+        assert_eq!(
+            table.pause(&found(250, 760, 0), at(12)),
+            Duration::from_millis(2500)
+        );
+        assert_eq!(table.pause(&found(750, 500, 100), at(15)), WALK_AGAIN);
+        assert_eq!(
+            table.pause(&found(750, 0, 0), at(16)),
+            WALK,
+            "nothing new: all of them are open"
+        );
     }
 }

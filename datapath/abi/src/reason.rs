@@ -28,11 +28,12 @@ pub enum Reason {
     ErrorTranslated = 23,
     NatPortsUsedUp = 24,
     NoNodeAddress = 25,
+    PacketHeld = 26,
 }
 
 impl Reason {
     /// All, by index.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::SocketConnected,
         Self::SocketSent,
         Self::SocketAnswered,
@@ -59,6 +60,7 @@ impl Reason {
         Self::ErrorTranslated,
         Self::NatPortsUsedUp,
         Self::NoNodeAddress,
+        Self::PacketHeld,
     ];
 
     /// Entries of the counters map.
@@ -107,6 +109,9 @@ impl Reason {
             Self::NoNodeAddress => {
                 "packet dropped: this node has no address of the family to send it on under"
             }
+            Self::PacketHeld => {
+                "packet dropped: a new flow, for the moment in which another layout is taken over"
+            }
         }
     }
 
@@ -138,6 +143,7 @@ impl Reason {
             Self::PacketSentBack => "packet_sent_back",
             Self::ErrorTranslated => "error_translated",
             Self::NatPortsUsedUp => "nat_ports_used_up",
+            Self::PacketHeld => "packet_held",
             Self::NoNodeAddress => "no_node_address",
         }
     }

@@ -78,6 +78,15 @@ impl SettingsFlags {
     /// Answers to the node's own connections are looked at: some are translated per packet. The programs set it when they open the
     /// first one; user space keeps it.
     pub const OWN: Self = Self(2);
+    /// Maps of another layout are being taken over: programs of both layouts are at work, so no TCP flow is begun that only one
+    /// of them would know. What is dropped meanwhile is sent again by its sender.
+    pub const HOLD: Self = Self(4);
+
+    /// These, with or without `other`.
+    #[must_use]
+    pub const fn set(self, other: Self, on: bool) -> Self {
+        Self(if on { self.0 | other.0 } else { self.0 & !other.0 })
+    }
 
     /// Whether all bits of `other` are set.
     #[inline(always)]

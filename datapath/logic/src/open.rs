@@ -4,7 +4,7 @@ use crate::flow::{Known, Seen, known};
 use crate::forward::key;
 use crate::packet::Parsed;
 use crate::{FlowTable, Tables};
-use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FlowState, Proto, Reason, SetId};
+use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FlowState, Proto, Reason, SetId, SettingsFlags};
 
 /// How many ports are tried: at nine tenths of them in use towards one endpoint, one in five new connections still fails.
 const TRIES: u32 = 16;
@@ -35,6 +35,9 @@ pub const fn is_given(port: u16) -> bool {
 /// A function of its own: a kernel program has 512 bytes of stack, and what each part needs is needed in turns.
 #[inline(never)]
 pub fn open<T: Tables + FlowTable>(t: &T, p: &Parsed, seen: &Seen, to: &Opening) -> Result<Known, Reason> {
+    if seen.proto == Proto::TCP && t.settings().is_some_and(|s| s.flags.has(SettingsFlags::HOLD)) {
+        return Err(Reason::PacketHeld);
+    }
     let mut flow = Flow {
         set: to.set,
         state: FlowState::NEW,

@@ -46,6 +46,7 @@ impl Lab {
         for (name, ips) in [("other", OTHER_IPS), ("outside", OUTSIDE_IPS)] {
             sh(&format!("ip netns add {name}"))?;
             inside(name, "link set lo up")?;
+            machine(name).within(crate::without_waiting)??;
             plug(Some(name), name, "eth0", ips)?;
         }
         routes()?;

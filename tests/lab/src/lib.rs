@@ -1,13 +1,17 @@
 //! A place for one test: a process in a network and mount namespace of its own, with a bpffs and a cgroup, all of which end
 //! with it. No route leads out of it, so made-up addresses stay inside.
+mod build;
 mod lan;
+mod load;
+pub use build::*;
 pub use lan::*;
+pub use load::*;
 
 use agent_datapath::{Datapath, DatapathConfig, Sizes};
 use agent_services::{
     EndpointView, Existing, Node, ObjectName, Planner, PortView, ServiceView, SlicePort, SliceView,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use datapath_abi::Proto;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -79,6 +83,8 @@ pub struct Lab {
     pub datapath: Datapath,
     pub planner: Planner,
     own_cgroup: PathBuf,
+    /// Nothing was written yet by this agent.
+    first: bool,
 }
 
 /// A node's name in tests.
@@ -91,6 +97,7 @@ impl Lab {
         run(&["mount", "-t", "bpf", "bpf", &pins.to_string_lossy()])?;
         // The mount is private to this process; the empty folder under it would stay.
         run(&["ip", "link", "set", "lo", "up"])?;
+        without_waiting()?;
         let cgroup = PathBuf::from(std::env::var("SKEP_TEST_CGROUP").context("set by the outer process")?);
         fs::create_dir(&cgroup).with_context(|| format!("cannot make {} for {test}", cgroup.display()))?;
         fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string())?;
@@ -103,7 +110,7 @@ impl Lab {
                 backends: 1 << 18,
                 owners: 1 << 16,
                 replies: 1 << 10,
-                flows: 1 << 10,
+                flows: 1 << 16,
                 ..Sizes::for_memory(1 << 28)
             }),
         };
@@ -113,6 +120,7 @@ impl Lab {
             planner: Planner::new(node(), Existing::default()),
             config,
             own_cgroup: cgroup,
+            first: true,
         })
     }
 
@@ -148,14 +156,28 @@ impl Lab {
         self.program()
     }
 
-    /// Carries out what the planner wants.
+    /// Carries out what the planner wants, as an agent does, and looks whether anything is left of what is gone.
     pub fn program(&mut self) -> Result<()> {
-        Ok(self.datapath.apply(&self.planner.plan())?)
+        self.datapath.apply(&self.planner.plan())?;
+        let in_use = self.planner.in_use();
+        if std::mem::take(&mut self.first) {
+            self.datapath.commit()?;
+            self.datapath.end_others(&in_use)?;
+        }
+        let found = self.datapath.audit(&in_use)?;
+        ensure!(found.is_empty(), "what is gone is still named: {found:#?}");
+        Ok(())
     }
 
     /// Another agent on the same pins, as after a restart.
     pub fn restart(&mut self) -> Result<()> {
-        self.datapath = Datapath::open(&self.config)?;
+        self.restart_as(agent_datapath::built_in_object())
+    }
+
+    /// The same with the programs of another build.
+    pub fn restart_as(&mut self, object: &[u8]) -> Result<()> {
+        self.datapath = Datapath::open_build(&self.config, object)?;
+        self.first = true;
         self.planner = Planner::new(node(), self.datapath.existing()?);
         Ok(())
     }
@@ -246,6 +268,15 @@ fn hears_itself(ip: IpAddr) -> std::io::Result<bool> {
     Ok(socket.recv(&mut [0; 8]).is_ok())
 }
 
+/// In the calling thread's network namespace, devices use their IPv6 addresses at once: the kernel would look for a second or two
+/// first whether somebody else has them, and ask for no neighbour until then.
+pub(crate) fn without_waiting() -> std::io::Result<()> {
+    for of in ["all", "default"] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{of}/accept_dad"), "0")?;
+    }
+    Ok(())
+}
+
 /// Runs a command in this thread's namespaces.
 pub fn run(args: &[&str]) -> Result<()> {
     let out = Command::new(args[0])
@@ -284,6 +315,11 @@ impl Lab {
         let device = format!("host-{name}");
         let sh = |line: &str| run(&line.split(' ').collect::<Vec<_>>());
         sh(&format!("ip netns add {name}"))?;
+        let pod = Pod {
+            device: device.clone(),
+            namespace: Path::new("/run/netns").join(name),
+        };
+        pod.within(without_waiting)??;
         sh(&format!(
             "ip link add {device} type veth peer name eth0 netns {name}"
         ))?;
@@ -304,26 +340,30 @@ impl Lab {
             sh(&format!("ip -n {name} {line}"))?;
         }
         self.datapath.attach_pod_device(&device)?;
-        Ok(Pod {
-            device,
-            namespace: Path::new("/run/netns").join(name),
-        })
+        Ok(pod)
     }
 }
 
 impl Pod {
     /// Runs something in the pod, on a thread of its own; sockets it returns stay in the pod.
     pub fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        match self.start(work)?.join() {
+            Ok(result) => result,
+            Err(_) => bail!("the work in the pod panicked"),
+        }
+    }
+
+    /// The same without waiting for its end.
+    pub fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<std::thread::JoinHandle<Result<T>>> {
         let namespace = fs::File::open(&self.namespace)?;
-        let thread = std::thread::spawn(move || {
+        Ok(std::thread::spawn(move || {
             use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
             use std::os::fd::AsFd as _;
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
             Ok(work())
-        });
-        match thread.join() {
-            Ok(result) => result,
-            Err(_) => bail!("the work in the pod panicked"),
-        }
+        }))
     }
 }

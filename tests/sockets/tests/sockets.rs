@@ -652,3 +652,71 @@ fn the_loopback_address_of_a_pod_is_its_own_whatever_host_ports_there_are() {
         },
     );
 }
+
+#[test]
+fn what_went_while_no_agent_ran_is_ended_by_the_next_one() {
+    isolated("what_went_while_no_agent_ran_is_ended_by_the_next_one", |lab| {
+        let (old, new) = (
+            udp_server(lab, "10.244.0.2:8080")?,
+            udp_server(lab, "10.244.0.3:8080")?,
+        );
+        let fronts = ["10.96.0.10:80", "10.96.0.11:80", "10.96.0.12:80"].map(at);
+        for (name, front) in ["changed", "deleted", "kept"].into_iter().zip(fronts) {
+            lab.serve(name, front, Proto::UDP, &[old])?;
+        }
+        let mut clients = Vec::new();
+        for front in fronts {
+            let client = udp_client(true)?;
+            client.connect(front)?;
+            client.send(b"who?")?;
+            client.recv(&mut [0; 64])?;
+            clients.push(client);
+        }
+        // The next agent finds one service with another endpoint, one gone, one as it was.
+        lab.restart()?;
+        for (name, front, endpoint) in [("changed", fronts[0], new), ("kept", fronts[2], old)] {
+            lab.planner.service(tests_lab::service(name, front, Proto::UDP));
+            lab.planner
+                .slice(tests_lab::slice(name, true, Proto::UDP, &[endpoint]));
+        }
+        let begun = std::time::Instant::now();
+        lab.program()?;
+        for client in &clients[..2] {
+            let e = client.recv(&mut [0; 64]).expect_err("its endpoint is gone");
+            ensure!(e.kind() == ErrorKind::ConnectionAborted, "{e}");
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        clients[2].send(b"who?")?;
+        clients[2].recv(&mut [0; 64]).context("the service that stayed")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_does_not_keep_an_endpoint_that_is_gone() {
+    isolated("a_client_does_not_keep_an_endpoint_that_is_gone", |lab| {
+        let servers = [
+            tcp_server(lab, "10.244.0.2:8080")?,
+            tcp_server(lab, "10.244.0.3:8080")?,
+        ];
+        lab.planner.service(agent_services::ServiceView {
+            affinity: 600,
+            ..tests_lab::service("web", at(V4.0), Proto::TCP)
+        });
+        lab.endpoints("web", true, Proto::TCP, &servers)?;
+        let first = ask(&mut connect(at(V4.0))?)?;
+        ensure!(ask(&mut connect(at(V4.0))?)? == first);
+        let left: Vec<_> = servers.into_iter().filter(|s| s.to_string() != first).collect();
+        // Every write is followed by a look at what the maps still name.
+        lab.endpoints("web", true, Proto::TCP, &left)?;
+        let second = ask(&mut connect(at(V4.0))?)?;
+        ensure!(second == left[0].to_string());
+        // It came back, and is not what the client keeps any more.
+        lab.endpoints("web", true, Proto::TCP, &servers)?;
+        for _ in 0..8 {
+            ensure!(ask(&mut connect(at(V4.0))?)? == second);
+        }
+        lab.endpoints("web", true, Proto::TCP, &[])?;
+        refused(at(V4.0))
+    });
+}

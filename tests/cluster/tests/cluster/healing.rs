@@ -101,6 +101,11 @@ pub fn kill(cluster: &Cluster, part: &str) -> Result<()> {
 
 /// By its command line: `skep server … <cluster> …`, `skep agent …`, `containerd … <cluster> …`.
 pub fn find(cluster: &Cluster, part: &str) -> Result<Option<i32>> {
+    Ok(find_all(cluster, part)?.first().copied())
+}
+
+/// All of them, one for each node of what nodes have.
+pub fn find_all(cluster: &Cluster, part: &str) -> Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
@@ -123,5 +128,5 @@ pub fn find(cluster: &Cluster, part: &str) -> Result<Option<i32>> {
         }
     }
     found.sort_unstable();
-    Ok(found.first().copied())
+    Ok(found)
 }

@@ -77,8 +77,12 @@ const CASES: &[(&str, Case)] = &[
         services::a_client_with_affinity_stays,
     ),
     (
-        "an_announced_address_moves_when_its_node_is_lost",
+        "an_announced_address_moves_within_a_second_of_its_nodes_loss_and_comes_back",
         services::an_address_moves,
+    ),
+    (
+        "outside_connections_go_on_while_an_agent_is_killed",
+        services::outside_connections_go_on,
     ),
     (
         "services_alone_survive_a_kill_and_start_without_a_way_to_the_api",

@@ -1,5 +1,6 @@
 //! Services as others on the nodes' network reach them: the router's namespace is the outside.
 
+use crate::healing;
 use crate::support::Cluster;
 use agent_network::netns::NetNs;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -8,6 +9,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// For one answer.
@@ -28,12 +32,18 @@ impl Outside {
 
     /// The whole answer to a GET, from a new connection.
     pub fn get(&self, to: SocketAddr, within: Duration) -> Result<String> {
+        self.get_path(to, "/", within)
+    }
+
+    /// The same of another path.
+    pub fn get_path(&self, to: SocketAddr, what: &'static str, within: Duration) -> Result<String> {
         let path = self.0.clone();
         let ask = move || -> Result<String> {
             NetNs::open(&path)?.enter()?;
             let mut stream = TcpStream::connect_timeout(&to, within)?;
             stream.set_read_timeout(Some(within))?;
-            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
+            let request = format!("GET {what} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer)
@@ -41,6 +51,30 @@ impl Outside {
         std::thread::spawn(ask)
             .join()
             .map_err(|_| anyhow!("the client panicked"))?
+    }
+
+    /// Asks over one connection until it is told to stop: who answered, and how often.
+    fn lasting(&self, to: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Result<(String, u32)>> {
+        let path = self.0.clone();
+        std::thread::spawn(move || {
+            NetNs::open(&path)?.enter()?;
+            let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut last = String::new();
+            let mut answers = 0;
+            // Bounded, should nobody tell it to stop: some minutes.
+            while answers < 20_000 && !stop.load(Ordering::Relaxed) {
+                let pod = word(
+                    &ask_again(&mut stream).with_context(|| format!("after {answers}"))?,
+                    "pod=",
+                )?;
+                ensure!(last.is_empty() || last == pod, "{pod} answers where {last} did");
+                last = pod;
+                answers += 1;
+                std::thread::sleep(PACE);
+            }
+            Ok((last, answers))
+        })
     }
 
     pub fn run(&self, command: &[&str]) -> Result<()> {
@@ -51,6 +85,33 @@ impl Outside {
             .status()?;
         ensure!(status.success(), "{command:?} failed");
         Ok(())
+    }
+}
+
+/// Between two requests of one connection: often enough for what a moment can break.
+const PACE: Duration = Duration::from_millis(10);
+
+/// One answer over a connection that stays.
+fn ask_again(stream: &mut TcpStream) -> Result<String> {
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut part = [0; 2048];
+    loop {
+        let n = stream.read(&mut part)?;
+        ensure!(n > 0, "the connection ended");
+        answer.extend_from_slice(&part[..n]);
+        let text = String::from_utf8_lossy(&answer);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length")
+                .then(|| value.trim().parse::<usize>().ok())?
+        });
+        if body.len() >= length.context("an answer of known length")? {
+            return Ok(text.into_owned());
+        }
     }
 }
 
@@ -186,7 +247,11 @@ pub fn a_client_with_affinity_stays(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The link of the node that answers is cut; the other one steps in.
+/// From the loss of a node to the moment when the router knows who answers in its place.
+const FAIL_OVER: Duration = Duration::from_secs(1);
+
+/// The link of the node that answers is cut; another one steps in within a second, and gives the address back when the first is
+/// heard again.
 pub fn an_address_moves(cluster: &Cluster) -> Result<()> {
     let outside = Outside::of(cluster)?;
     let ips = service(cluster, "moving", "type: LoadBalancer")?;
@@ -196,15 +261,90 @@ pub fn an_address_moves(cluster: &Cluster) -> Result<()> {
     let link = format!("skep-n{number}");
     outside.run(&["ip", "link", "set", &link, "down"])?;
     let begun = Instant::now();
+    let moved = moves(&outside, to.ip(), |now| now != number).map(|()| begun.elapsed());
     // Some of the endpoints are beyond the cut until the API knows: what counts is that one answers.
     let answered = eventually(|| outside.get(to, Duration::from_millis(200)));
-    let took = begun.elapsed();
     outside.run(&["ip", "link", "set", &link, "up"])?;
+    let healed = Instant::now();
+    let moved = moved?;
     answered?;
-    ensure!(took < Duration::from_secs(3), "the address moved after {took:?}");
+    ensure!(moved < FAIL_OVER, "the address moved after {moved:?}");
+    // Nobody asks for the address meanwhile: the one whose it is tells it.
+    moves(&outside, to.ip(), |now| now == number)?;
+    let back = healed.elapsed();
+    ensure!(back < 3 * FAIL_OVER, "the address was back after {back:?}");
+    println!("an address moved after {moved:?}, and was back after {back:?}");
     cluster.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"])?;
+    eventually(|| outside.get(to, PATIENCE)).map(drop)
+}
+
+/// Until the router knows somebody as wanted who has the address.
+fn moves(outside: &Outside, ip: IpAddr, wanted: impl Fn(u8) -> bool) -> Result<()> {
+    eventually(|| {
+        let now = owner(outside, ip)?;
+        ensure!(wanted(now), "{ip} is at node {now}");
+        Ok(())
+    })
+}
+
+/// Connections from outside to the nodes' ports, some of which are sent on to the other node, go on while an agent is killed and
+/// started again: none is reset, none lost, no new one refused.
+pub fn outside_connections_go_on(cluster: &Cluster) -> Result<()> {
+    let outside = Outside::of(cluster)?;
+    service(cluster, "steady", "type: NodePort")?;
+    let port: u16 = get(cluster, "steady", "{.spec.ports[0].nodePort}")?.parse()?;
+    let nodes: Vec<IpAddr> = node_addresses(cluster)?
+        .into_iter()
+        .filter(IpAddr::is_ipv4)
+        .collect();
+    let fronts: Vec<_> = nodes.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
+    fronts
+        .iter()
+        .try_for_each(|to| eventually(|| outside.get(*to, PATIENCE)).map(drop))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = fronts.iter().cycle().take(LASTING);
+    let lasting: Vec<_> = clients.map(|to| outside.lasting(*to, stop.clone())).collect();
+    let outcome = fresh_ones_over_a_kill(cluster, &outside, &fronts);
+    stop.store(true, Ordering::Relaxed);
+    let mut pods = BTreeSet::new();
+    for client in lasting {
+        let (pod, answers) = client.join().map_err(|_| anyhow!("a client panicked"))??;
+        ensure!(answers > 10, "only {answers} answers of {pod}");
+        pods.insert(pod);
+    }
+    outcome?;
+    ensure!(pods.len() > 1, "all of them reached {pods:?}");
     Ok(())
 }
+
+/// New connections to each front, from the moment when an agent is killed to that when the next one has written everything. All of
+/// them have to be answered.
+fn fresh_ones_over_a_kill(cluster: &Cluster, outside: &Outside, fronts: &[SocketAddr]) -> Result<()> {
+    let before = healing::find_all(cluster, "agent")?;
+    healing::kill(cluster, "agent")?;
+    let end = Instant::now() + SOON;
+    loop {
+        for to in fronts {
+            outside
+                .get(*to, PATIENCE)
+                .with_context(|| format!("a new connection to {to}"))?;
+        }
+        let now = healing::find_all(cluster, "agent")?;
+        let healthy = |to: &SocketAddr| {
+            let answer = outside.get_path(SocketAddr::new(to.ip(), HEALTH_PORT), "/healthz", PATIENCE);
+            answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        };
+        if now != before && now.len() == before.len() && fronts.iter().all(healthy) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "the next agent does not come");
+    }
+}
+
+/// Where agents tell that services are written, as kube-proxy does.
+const HEALTH_PORT: u16 = 10256;
+/// So many that endpoints of both nodes have some.
+const LASTING: usize = 12;
 
 /// The number of the node whose hardware address the router knows for the address; it ends with the node's number.
 fn owner(outside: &Outside, ip: IpAddr) -> Result<u8> {
