@@ -1,22 +1,22 @@
-//! `cargo xtask conformance [focus]`: upstream's conformance specs against a Skep cluster.
+//! `cargo xtask conformance [focus]`: upstream's specs against a Skep cluster: those of conformance, and with
+//! `--suite network` the other ones of sig-network.
 //!
-//! Writes `docs/conformance.md` and the list `tests/conformance/passing.tsv` (seconds, passes in a row, name).
-//! `cargo xtask test` runs again the fast part of what passed more than once, so that it stays passing.
+//! Writes `docs/conformance.md` and the lists in `tests/conformance` (see [`record`]). `cargo xtask test` runs again the
+//! fast part of what passed more than once, so that it stays passing.
+
+mod record;
 
 use crate::e2e_images;
 use crate::peers::{self, Peer};
 use crate::step;
 use crate::test::Outcome;
 use anyhow::{Context, Result, bail};
+use record::{Lists, Pass, Suite};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const PASSING: &str = "tests/conformance/passing.tsv";
-const REASONS: &str = "tests/conformance/reasons.toml";
-const DOCUMENT: &str = "docs/conformance.md";
 /// A spec that took longer than this is not run again by `cargo xtask test`.
 const FAST_SECONDS: f64 = 8.0;
 /// Nor is what would make its specs take longer than this together, one after the other; four run at a time.
@@ -27,8 +27,11 @@ const CLUSTER: &str = "conformance";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run only conformance specs whose full name matches this regular expression; the document is not written then
+    /// Run only specs of the suite whose full name contains a match of this regular expression; nothing is written then
     pub focus: Option<String>,
+    /// Which of upstream's specs
+    #[arg(long, value_enum, default_value_t = Suite::Conformance)]
+    pub suite: Suite,
     /// Use this cluster instead of starting one
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
@@ -44,6 +47,12 @@ pub struct Args {
     /// Take the results of a focused run into the list and the document, leaving all other specs as they stand there
     #[arg(long)]
     pub merge: bool,
+    /// Run nothing: take the results out of the report that an earlier run left (JSON of ginkgo)
+    #[arg(long, conflicts_with_all = ["focus", "kubeconfig"])]
+    pub report: Vec<PathBuf>,
+    /// Run nothing: only make the images that the specs ask for, and print the path of the archive for `skep load`
+    #[arg(long, conflicts_with_all = ["focus", "kubeconfig", "report"])]
+    pub images: bool,
 }
 
 /// What became of one spec.
@@ -59,31 +68,79 @@ pub fn run(args: Args) -> Result<()> {
     if let Err(reason) = peers::usable_go() {
         bail!("upstream's suite cannot be built: {reason}");
     }
-    peers::ensure(&[Peer::E2e, Peer::Ginkgo, Peer::Kubectl, Peer::Agnhost])?;
-    let focus = match &args.focus {
-        Some(focus) => vec![format!("(?:{focus}).*\\[Conformance\\]")],
-        None => vec!["\\[Conformance\\]".to_string()],
-    };
-    let specs = on_cluster(args.kubeconfig.as_deref(), |kubeconfig| {
-        run_specs(kubeconfig, &focus, args.skip.as_deref(), args.procs, args.minutes)
-    })?;
+    peers::ensure(&NEEDED)?;
+    if args.images {
+        println!("{}", e2e_images::ensure()?.display());
+        return Ok(());
+    }
+    let all = all_specs()?;
+    let specs = results(&args)?;
     summary(&specs);
     if args.focus.is_none() || args.merge {
-        write_results(&specs)?;
+        let mut lists = Lists::read(args.suite)?;
+        lists.take(&specs);
+        lists.write(args.suite)?;
+        record::write_document(&all)?;
     }
     Ok(())
 }
 
-/// Runs the fast specs of the committed list again.
+/// What the suite needs of upstream's programs.
+const NEEDED: [Peer; 6] = [
+    Peer::E2e,
+    Peer::Ginkgo,
+    Peer::Kubectl,
+    Peer::Agnhost,
+    Peer::Nonewprivs,
+    Peer::Regression74839,
+];
+
+fn results(args: &Args) -> Result<Vec<Spec>> {
+    if args.report.is_empty() {
+        let skip: Vec<String> = args.skip.iter().cloned().chain(args.suite.skip()?).collect();
+        let focus = vec![args.suite.focus(args.focus.as_deref())];
+        return on_cluster(args.kubeconfig.as_deref(), |kubeconfig| {
+            run_specs(kubeconfig, &focus, &skip, args.procs, args.minutes)
+        });
+    }
+    let mut specs = Vec::new();
+    for path in &args.report {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        specs.extend(read_report(&text)?);
+    }
+    specs.retain(|s| args.suite.has(&s.name));
+    Ok(specs)
+}
+
+/// The names of all of upstream's specs, as the suite itself tells them.
+fn all_specs() -> Result<Vec<String>> {
+    let report = std::path::absolute("target/conformance/all.json")?;
+    std::fs::create_dir_all("target/conformance")?;
+    let mut list = Command::new(std::path::absolute(Peer::E2e.path())?);
+    list.args([
+        "--ginkgo.dry-run",
+        "--provider=skeleton",
+        "--kubeconfig=/nonexistent",
+    ])
+    .arg(format!("--ginkgo.json-report={}", report.display()));
+    step::quiet("listing upstream's specs", &mut list)?;
+    Ok(its(&std::fs::read(&report)?)?.map(|it| it.name()).collect())
+}
+
+/// Runs the fast specs of the committed lists again.
 pub fn known_to_pass() -> Result<Outcome> {
-    let fast = fast(passing()?);
+    let mut all = BTreeMap::new();
+    for suite in [Suite::Conformance, Suite::Network] {
+        all.extend(Lists::read(suite)?.passing);
+    }
+    let fast = fast(all);
     if fast.is_empty() {
         return Ok(Outcome::default());
     }
-    peers::ensure(&[Peer::E2e, Peer::Ginkgo, Peer::Kubectl, Peer::Agnhost])?;
+    peers::ensure(&NEEDED)?;
     step::this_xtask(&["build"])?;
     let focus: Vec<String> = fast.iter().map(|name| format!("{}$", escaped(name))).collect();
-    let specs = on_cluster(None, |kubeconfig| run_specs(kubeconfig, &focus, None, 4, 20))?;
+    let specs = on_cluster(None, |kubeconfig| run_specs(kubeconfig, &focus, &[], 4, 20))?;
     summary(&specs);
     let passed = specs.iter().filter(|s| s.state == "passed").count();
     let ran: Vec<&str> = specs.iter().map(|s| s.name.as_str()).collect();
@@ -162,7 +219,7 @@ fn cluster_kubeconfig(skep: &Path) -> Result<PathBuf> {
 fn run_specs(
     kubeconfig: &Path,
     focus: &[String],
-    skip: Option<&str>,
+    skip: &[String],
     procs: u32,
     minutes: u32,
 ) -> Result<Vec<Spec>> {
@@ -205,7 +262,7 @@ fn run_specs(
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Suite {
+struct SuiteReport {
     spec_reports: Option<Vec<SpecReport>>,
 }
 
@@ -228,25 +285,46 @@ struct Failure {
     message: String,
 }
 
-fn read_report(text: &[u8]) -> Result<Vec<Spec>> {
-    let suites: Vec<Suite> =
+impl SpecReport {
+    fn name(&self) -> String {
+        let words = self
+            .container_hierarchy_texts
+            .iter()
+            .flatten()
+            .map(String::as_str);
+        words
+            .chain([self.leaf_node_text.as_str()])
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+
+    /// A spec that began, or that says itself why it does not apply; one that was not asked for gives no reason.
+    fn counts(&self) -> bool {
+        match self.state.as_str() {
+            "passed" | "failed" | "panicked" => true,
+            "skipped" => self.failure.as_ref().is_some_and(|f| !f.message.is_empty()),
+            _ => false,
+        }
+    }
+}
+
+fn its(text: &[u8]) -> Result<impl Iterator<Item = SpecReport>> {
+    let suites: Vec<SuiteReport> =
         serde_json::from_slice(text).context("the suite's report is not what was expected")?;
     let reports = suites
         .into_iter()
         .flat_map(|s| s.spec_reports.unwrap_or_default());
-    Ok(reports
-        .filter(|r| r.leaf_node_type == "It" && matches!(r.state.as_str(), "passed" | "failed" | "panicked"))
-        .map(|r| {
-            let mut words = r.container_hierarchy_texts.unwrap_or_default();
-            words.push(r.leaf_node_text);
-            Spec {
-                name: words.join(" "),
-                state: r.state,
-                seconds: r.run_time / 1e9,
-                failure: r.failure.map(|f| first_line(&f.message)).unwrap_or_default(),
-            }
-        })
-        .collect())
+    Ok(reports.filter(|r| r.leaf_node_type == "It"))
+}
+
+fn read_report(text: &[u8]) -> Result<Vec<Spec>> {
+    let specs = its(text)?.filter(SpecReport::counts).map(|r| Spec {
+        name: r.name(),
+        seconds: r.run_time / 1e9,
+        failure: r.failure.map(|f| first_line(&f.message)).unwrap_or_default(),
+        state: r.state,
+    });
+    Ok(specs.collect())
 }
 
 fn first_line(text: &str) -> String {
@@ -264,134 +342,6 @@ fn summary(specs: &[Spec]) {
     }
     let passed = specs.iter().filter(|s| s.state == "passed").count();
     println!("conformance: {passed} of {} specs passed", specs.len());
-}
-
-/// How a spec of the committed list passed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Pass {
-    /// How long its last run took.
-    seconds: f64,
-    /// Runs that it passed since it was last seen to fail.
-    times: u32,
-}
-
-/// The committed list.
-fn passing() -> Result<BTreeMap<String, Pass>> {
-    let text = std::fs::read_to_string(PASSING).with_context(|| format!("cannot read {PASSING}"))?;
-    let rows = text.lines().filter(|l| !l.starts_with('#') && !l.is_empty());
-    rows.map(row).collect()
-}
-
-fn row(line: &str) -> Result<(String, Pass)> {
-    let mut cells = line.splitn(3, '\t');
-    let mut cell = || {
-        cells
-            .next()
-            .with_context(|| format!("{PASSING}: no three columns in `{line}`"))
-    };
-    let (seconds, times, name) = (cell()?, cell()?, cell()?);
-    let bad = |text: &str| format!("{PASSING}: `{text}` is no number");
-    let pass = Pass {
-        seconds: seconds.parse().with_context(|| bad(seconds))?,
-        times: times.parse().with_context(|| bad(times))?,
-    };
-    Ok((name.to_string(), pass))
-}
-
-/// Failure messages of earlier runs, kept so that a focused run need not repeat everything.
-fn failing() -> BTreeMap<String, String> {
-    let text = std::fs::read_to_string("tests/conformance/failing.tsv").unwrap_or_default();
-    let rows = text.lines().filter_map(|l| l.split_once('\t'));
-    rows.map(|(name, why)| (name.to_string(), why.to_string()))
-        .collect()
-}
-
-fn write_results(specs: &[Spec]) -> Result<()> {
-    std::fs::create_dir_all("tests/conformance")?;
-    let mut pass = passing().unwrap_or_default();
-    let mut fail = failing();
-    for spec in specs {
-        let times = pass.remove(&spec.name).map_or(0, |pass| pass.times);
-        fail.remove(&spec.name);
-        if spec.state == "passed" {
-            let (seconds, times) = (spec.seconds, times + 1);
-            pass.insert(spec.name.clone(), Pass { seconds, times });
-        } else {
-            fail.insert(spec.name.clone(), spec.failure.clone());
-        }
-    }
-    let mut text = String::from(
-        "# Specs that pass: seconds, passes in a row, name. Written by `cargo xtask conformance`.\n",
-    );
-    for (name, Pass { seconds, times }) in &pass {
-        writeln!(text, "{seconds:.1}\t{times}\t{name}")?;
-    }
-    std::fs::write(PASSING, text)?;
-    let text: String = fail
-        .iter()
-        .map(|(name, why)| format!("{name}\t{why}\n"))
-        .collect();
-    std::fs::write("tests/conformance/failing.tsv", text)?;
-    std::fs::write(DOCUMENT, document(&pass, &fail)?)?;
-    eprintln!("wrote {DOCUMENT} and {PASSING}");
-    Ok(())
-}
-
-/// Why a spec cannot pass yet, by a part of its name: what the message of the failure does not tell.
-fn reasons() -> Result<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(REASONS).unwrap_or_default();
-    let table: toml::Table = text.parse().with_context(|| format!("{REASONS} is not TOML"))?;
-    Ok(table
-        .into_iter()
-        .map(|(k, v)| (k, v.as_str().unwrap_or_default().to_string()))
-        .collect())
-}
-
-fn document(pass: &BTreeMap<String, Pass>, fail: &BTreeMap<String, String>) -> Result<String> {
-    let reasons = reasons()?;
-    let mut out = format!(
-        "# Conformance\n\nUpstream's conformance specs of Kubernetes {}, run against a Skep cluster of two nodes by\n\
-         `cargo xtask conformance`. {} of {} pass.\n\n| group | pass | fail |\n|---|---|---|\n",
-        peers::RELEASE,
-        pass.len(),
-        pass.len() + fail.len()
-    );
-    let mut groups = BTreeMap::<String, (usize, usize)>::new();
-    for name in pass.keys() {
-        groups.entry(group(name)).or_default().0 += 1;
-    }
-    for name in fail.keys() {
-        groups.entry(group(name)).or_default().1 += 1;
-    }
-    for (name, (passed, failed)) in groups {
-        writeln!(out, "| {name} | {passed} | {failed} |")?;
-    }
-    out.push_str("\n## Failing, and why\n\n| spec | why |\n|---|---|\n");
-    for (name, message) in fail {
-        let known = reasons
-            .iter()
-            .find(|(part, _)| name.contains(part))
-            .map(|(_, why)| why);
-        writeln!(
-            out,
-            "| {} | {} |",
-            name.replace('|', "/"),
-            known.unwrap_or(message)
-        )?;
-    }
-    out.push_str("\n## Passing\n\n");
-    for name in pass.keys() {
-        writeln!(out, "- {name}")?;
-    }
-    Ok(out)
-}
-
-fn group(name: &str) -> String {
-    name.split(']')
-        .next()
-        .unwrap_or_default()
-        .trim_start_matches('[')
-        .to_string()
 }
 
 /// The name as a regular expression that matches only itself.
@@ -425,17 +375,17 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_three_columns() {
-        assert_eq!(
-            row("1.5\t2\t[a] b").unwrap(),
-            (
-                "[a] b".to_string(),
-                Pass {
-                    seconds: 1.5,
-                    times: 2
-                }
-            )
-        );
-        assert!(row("1.5\t[a] b").is_err());
+    fn a_spec_that_was_not_asked_for_is_no_result_and_one_that_says_why_it_does_not_apply_is() {
+        let report = br#"[{"SpecReports": [
+            {"LeafNodeType": "It", "ContainerHierarchyTexts": ["[a]"], "LeafNodeText": "ran", "State": "passed", "RunTime": 2e9},
+            {"LeafNodeType": "It", "LeafNodeText": "other", "State": "skipped"},
+            {"LeafNodeType": "It", "LeafNodeText": "none", "State": "skipped", "Failure": {"Message": "no ssh"}},
+            {"LeafNodeType": "BeforeSuite", "LeafNodeText": "", "State": "passed"}]}]"#;
+        let specs = read_report(report).unwrap();
+        let told: Vec<_> = specs
+            .iter()
+            .map(|s| (s.name.as_str(), s.state.as_str(), s.failure.as_str()))
+            .collect();
+        assert_eq!(told, [("[a] ran", "passed", ""), ("none", "skipped", "no ssh")]);
     }
 }

@@ -1,7 +1,7 @@
 //! The images that upstream's suite asks for, made here under their names: there is no registry to pull them from.
 //!
-//! One Debian root file system with the tools that the specs call, upstream's own `agnhost` on top; a static busybox; our
-//! pause. What is made is what the specs need, not a copy of the published images.
+//! One Debian root file system with the tools that the specs call, upstream's own `agnhost` and smaller programs on top; a
+//! static busybox; our pause. What is made is what the specs need, not a copy of the published images.
 
 use crate::kernels::fetch;
 use crate::peers::{self, Peer};
@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const REGISTRY: &str = "registry.k8s.io";
-const PACKAGES: &str =
-    "curl,wget,iproute2,iputils-ping,dnsutils,netcat-openbsd,nginx-light,procps,perl,iptables,conntrack";
+const PACKAGES: &str = "curl,wget,iproute2,iputils-ping,dnsutils,netcat-openbsd,nginx-light,procps,perl,iptables,conntrack,bash-static";
 /// Raised when what goes into the images changes.
-const GENERATION: u32 = 2;
+const GENERATION: u32 = 3;
 
 /// One image: names, layers from the bottom, and how it is started.
 struct Image<'a> {
@@ -44,8 +44,15 @@ pub fn ensure() -> Result<PathBuf> {
     std::fs::create_dir_all(&dir)?;
     let debian = layer(&debian_root(&dir)?, &dir.join("debian.tar"))?;
     let agnhost = layer(&agnhost_root(&dir)?, &dir.join("agnhost.tar"))?;
-    let busybox = layer(&busybox_root(&dir)?, &dir.join("busybox.tar"))?;
+    let busybox = layer(
+        &busybox_root(&dir, &dir.join("debian/bin/bash-static"))?,
+        &dir.join("busybox.tar"),
+    )?;
     let pause = layer(&pause_root(&dir)?, &dir.join("pause.tar"))?;
+    let no_privileges = layer(&no_privileges_root(&dir)?, &dir.join("nonewprivs.tar"))?;
+    let conntrack = layer(&conntrack_root(&dir)?, &dir.join("regression.tar"))?;
+    let nautilus = layer(&pages_root(&dir, "nautilus")?, &dir.join("nautilus.tar"))?;
+    let kitten = layer(&pages_root(&dir, "kitten")?, &dir.join("kitten.tar"))?;
     let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let images = [
         Image {
@@ -69,6 +76,34 @@ pub fn ensure() -> Result<PathBuf> {
             config: json!({"User": "1234", "Cmd": ["id", "-u"], "Env": [path]}),
         },
         Image {
+            names: &["e2e-test-images/nautilus:1.8"],
+            layers: &[&debian, &agnhost, &nautilus],
+            config: json!({"Entrypoint": ["/agnhost"], "Cmd": ["test-webserver"], "Env": [path]}),
+        },
+        Image {
+            names: &["e2e-test-images/kitten:1.8"],
+            layers: &[&debian, &agnhost, &kitten],
+            config: json!({"Entrypoint": ["/agnhost"], "Cmd": ["test-webserver"], "Env": [path]}),
+        },
+        Image {
+            names: &["e2e-test-images/nonewprivs:1.4"],
+            layers: &[&debian, &no_privileges],
+            config: json!({"Cmd": ["nnp"], "Env": [path]}),
+        },
+        Image {
+            names: &["e2e-test-images/regression-issue-74839:1.4"],
+            layers: &[&conntrack],
+            config: json!({"Entrypoint": ["/regression-issue-74839"]}),
+        },
+        Image {
+            names: &[
+                "build-image/distroless-iptables:v0.9.3",
+                "e2e-test-images/glibc-dns-testing:2.0.0",
+            ],
+            layers: &[&debian],
+            config: json!({"Cmd": ["sleep", "infinity"], "Env": [path]}),
+        },
+        Image {
             names: &["e2e-test-images/perl:5.26"],
             layers: &[&debian],
             config: json!({"Cmd": ["perl"], "Env": [path]}),
@@ -86,7 +121,9 @@ pub fn ensure() -> Result<PathBuf> {
 /// Debian's smallest root file system with the tools that the specs call.
 fn debian_root(dir: &Path) -> Result<PathBuf> {
     let root = dir.join("debian");
-    if root.join("complete").exists() {
+    // What it was made of; another list makes another root file system.
+    let complete = root.join("complete");
+    if std::fs::read_to_string(&complete).is_ok_and(|packages| packages == PACKAGES) {
         return Ok(root);
     }
     std::fs::remove_dir_all(&root).ok();
@@ -111,7 +148,7 @@ fn debian_root(dir: &Path) -> Result<PathBuf> {
     }
     let page = root.join("var/www/html/index.nginx-debian.html");
     std::fs::copy(&page, root.join("var/www/html/index.html")).ok();
-    std::fs::write(root.join("complete"), "")?;
+    std::fs::write(complete, PACKAGES)?;
     Ok(root)
 }
 
@@ -129,8 +166,9 @@ fn agnhost_root(dir: &Path) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Every applet of the static busybox under its name.
-fn busybox_root(dir: &Path) -> Result<PathBuf> {
+/// Every applet of the static busybox under its name, but for the shell: busybox's drops variables of the environment whose
+/// names have a dash, which specs ask for.
+fn busybox_root(dir: &Path, shell: &Path) -> Result<PathBuf> {
     let root = fresh(dir, "busybox-root")?;
     for folder in ["bin", "etc", "tmp", "root", "var", "usr", "home"] {
         std::fs::create_dir_all(root.join(folder))?;
@@ -139,14 +177,45 @@ fn busybox_root(dir: &Path) -> Result<PathBuf> {
     std::os::unix::fs::symlink("bin", root.join("sbin"))?;
     std::fs::copy("/bin/busybox", root.join("bin/busybox"))?;
     let out = Command::new("/bin/busybox").arg("--list").output()?;
-    for applet in String::from_utf8(out.stdout)?.lines().filter(|a| *a != "busybox") {
+    for applet in String::from_utf8(out.stdout)?
+        .lines()
+        .filter(|a| !matches!(*a, "busybox" | "sh"))
+    {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
     }
+    std::fs::copy(shell, root.join("bin/sh")).with_context(|| format!("{} is not there", shell.display()))?;
     std::fs::write(
         root.join("etc/passwd"),
         "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
     )?;
     std::fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    Ok(root)
+}
+
+/// The program that tells its effective user, owned by root and set-user-id.
+fn no_privileges_root(dir: &Path) -> Result<PathBuf> {
+    let root = fresh(dir, "nonewprivs-root")?;
+    let program = root.join("usr/local/bin/nnp");
+    std::fs::create_dir_all(root.join("usr/local/bin"))?;
+    std::fs::copy(Peer::Nonewprivs.path(), &program)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o4755))?;
+    Ok(root)
+}
+
+/// The server that sends what connection tracking calls invalid.
+fn conntrack_root(dir: &Path) -> Result<PathBuf> {
+    let root = fresh(dir, "regression-root")?;
+    std::fs::copy(Peer::Regression74839.path(), root.join("regression-issue-74839"))?;
+    Ok(root)
+}
+
+/// The pages of one of upstream's two picture servers.
+fn pages_root(dir: &Path, image: &str) -> Result<PathBuf> {
+    let root = fresh(dir, &format!("{image}-root"))?;
+    let pages = peers::source()?.join("test/images").join(image).join("html");
+    for page in ["data.json".to_owned(), format!("{image}.jpg")] {
+        std::fs::write(root.join(&page), std::fs::read(pages.join(&page))?)?;
+    }
     Ok(root)
 }
 

@@ -22,6 +22,9 @@ pub enum Peer {
     E2e,
     Ginkgo,
     Agnhost,
+    Nonewprivs,
+    #[value(name = "regression-issue-74839")]
+    Regression74839,
     KubeProxy,
     KubeApiserver,
     KubeControllerManager,
@@ -30,11 +33,13 @@ pub enum Peer {
 }
 
 impl Peer {
-    const ALL: [Peer; 9] = [
+    const ALL: [Peer; 11] = [
         Peer::Kubectl,
         Peer::E2e,
         Peer::Ginkgo,
         Peer::Agnhost,
+        Peer::Nonewprivs,
+        Peer::Regression74839,
         Peer::KubeProxy,
         Peer::KubeApiserver,
         Peer::KubeControllerManager,
@@ -48,6 +53,8 @@ impl Peer {
             Peer::E2e => "e2e.test",
             Peer::Ginkgo => "ginkgo",
             Peer::Agnhost => "agnhost",
+            Peer::Nonewprivs => "nonewprivs",
+            Peer::Regression74839 => "regression-issue-74839",
             Peer::KubeProxy => "kube-proxy",
             Peer::KubeApiserver => "kube-apiserver",
             Peer::KubeControllerManager => "kube-controller-manager",
@@ -72,7 +79,9 @@ impl Peer {
         match self {
             Peer::E2e => go.arg("./e2e"),
             Peer::Ginkgo => go.arg("github.com/onsi/ginkgo/v2/ginkgo"),
-            Peer::Agnhost => go.arg("k8s.io/kubernetes/test/images/agnhost"),
+            Peer::Agnhost | Peer::Nonewprivs | Peer::Regression74839 => {
+                go.arg(format!("k8s.io/kubernetes/test/images/{}", self.name()))
+            }
             _ => go.arg(format!("./cmd/{}", self.name())),
         };
         go.current_dir(MODULE).env("CGO_ENABLED", "0");
