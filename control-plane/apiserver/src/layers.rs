@@ -122,9 +122,17 @@ impl ApiServer {
             return self.dispatch(incoming).await;
         }
         let limit = self.inner.config.request_timeout;
-        timeout(limit, self.dispatch(incoming))
-            .await
-            .unwrap_or_else(|_| took_too_long(limit))
+        // A write that has begun is done whether or not its client waits for the answer: what it charged to a quota, say,
+        // is not left standing.
+        let server = self.clone();
+        let work = tokio::spawn(async move { server.dispatch(incoming).await });
+        match timeout(limit, work).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => fail(Status::internal(format!(
+                "the request was not carried out: {error}"
+            ))),
+            Err(_) => took_too_long(limit),
+        }
     }
 
     async fn dispatch(&self, incoming: Incoming) -> Result<Response<Body>> {

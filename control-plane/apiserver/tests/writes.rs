@@ -464,3 +464,24 @@ async fn a_review_is_no_row_of_a_table_and_sysctls_have_names() {
     let causes = refused["details"]["causes"].as_array().unwrap();
     assert_eq!(causes.len(), 2, "{refused}");
 }
+
+#[tokio::test]
+async fn a_write_whose_client_leaves_is_done_all_the_same_and_its_charge_is_for_something() {
+    let c = Cluster::new().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "9"}}});
+    c.post(quotas, quota).await.expect(201);
+    let status = json!({"status": {"hard": {"configmaps": "9"}, "used": {"configmaps": "0"}}});
+    c.patch("merge", &format!("{quotas}/q/status"), status)
+        .await
+        .expect(200);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let mut events = c.watch(&format!("{maps}?watch=1")).await;
+    let mut left = Box::pin(c.post(maps, json!({"metadata": {"name": "a"}})));
+    assert!(futures::poll!(&mut left).is_pending());
+    drop(left);
+    let (event, map) = events.next().await.unwrap();
+    assert_eq!((event.as_str(), &map["metadata"]["name"]), ("ADDED", &json!("a")));
+    let used = c.get(&format!("{quotas}/q")).await.expect(200)["status"]["used"].clone();
+    assert_eq!(used, json!({"configmaps": "1"}));
+}
