@@ -300,6 +300,10 @@ impl Worker {
             } => {
                 return Ok(self.start(name, *attempt, sandbox, *backoff).await);
             }
+            Step::Resize { containers } => {
+                self.resize(containers).await;
+                return Ok(true);
+            }
             Step::Kill { id, name, grace, why } => {
                 self.kill(id, name, *grace, why);
                 return Ok(false);

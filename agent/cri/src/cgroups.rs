@@ -136,6 +136,18 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Sets new limits in a pod's folders, which stand.
+    ///
+    /// # Errors
+    /// [`CgroupError`]; a limit below what is in use is refused by the kernel.
+    pub fn set(&self, pod: &str, limits: &Limits) -> Result<(), CgroupError> {
+        for hierarchy in &self.hierarchies {
+            let folder = hierarchy.mount.join(pod.trim_start_matches('/'));
+            set(hierarchy, &folder, limits)?;
+        }
+        Ok(())
+    }
+
     /// Removes a pod's folders with what is left in them. Fine when there are none.
     ///
     /// # Errors

@@ -6,10 +6,11 @@ use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     AttachRequest, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatsFilter,
     CreateContainerRequest, ExecRequest, ExecSyncRequest, ExecSyncResponse, ImageFsInfoRequest,
-    ImageFsInfoResponse, ListContainerStatsRequest, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
-    PodSandboxConfig, PodSandboxFilter, PortForwardRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, RuntimeCondition, StartContainerRequest, StatusRequest, StopContainerRequest,
-    StopPodSandboxRequest, VersionRequest, VersionResponse,
+    ImageFsInfoResponse, LinuxContainerResources, ListContainerStatsRequest, ListContainersRequest,
+    ListPodSandboxRequest, PodSandbox, PodSandboxConfig, PodSandboxFilter, PortForwardRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeCondition,
+    StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest, VersionRequest, VersionResponse,
 };
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -245,6 +246,22 @@ impl Runtime {
         answer
             .map(|a| a.into_inner().container_id)
             .map_err(|s| RuntimeError::new("CreateContainer", s))
+    }
+
+    /// Sets new limits for a running container.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; the old limits hold then.
+    pub async fn update_resources(&self, id: &str, limits: LinuxContainerResources) -> Result<()> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(limits),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        let answer = self.runtime().update_container_resources(in_time(request)).await;
+        answer
+            .map(drop)
+            .map_err(|s| RuntimeError::new("UpdateContainerResources", s))
     }
 
     /// Starts a container.

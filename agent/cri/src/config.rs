@@ -296,6 +296,20 @@ fn limits(pod: &PodModel, member: &Member, node_memory: i64) -> LinuxContainerRe
     }
 }
 
+/// The limits of a container that runs: to the runtime zero means no change, and -1 none.
+#[must_use]
+pub fn new_limits(member: &Member) -> LinuxContainerResources {
+    let limits = resources::container(&member.spec);
+    let or_none = |value: i64| if value == 0 { -1 } else { value };
+    LinuxContainerResources {
+        cpu_period: CPU_PERIOD,
+        cpu_quota: or_none(limits.cpu_quota),
+        cpu_shares: limits.cpu_shares,
+        memory_limit_in_bytes: or_none(limits.memory),
+        ..LinuxContainerResources::default()
+    }
+}
+
 fn container_security(
     pod: &PodModel,
     member: &Member,
@@ -394,6 +408,13 @@ mod tests {
             annotations,
             seccomp: "",
         }
+    }
+
+    #[test]
+    fn a_limit_that_is_taken_away_is_named_to_the_runtime() {
+        let pod = pod(json!({"containers": [{"name": "a", "resources": {"limits": {"memory": "1Mi"}}}]}));
+        let got = new_limits(&pod.members[0]);
+        assert_eq!((got.cpu_quota, got.memory_limit_in_bytes), (-1, 1 << 20));
     }
 
     #[test]

@@ -12,7 +12,8 @@ use agent_pods::fields::Facts;
 use agent_pods::image::{ImageAction, decide};
 use agent_pods::model::{Member, PodModel};
 use agent_pods::names::hostname;
-use agent_pods::resources::{self, qos, qos_folder};
+use agent_pods::resize::Resized;
+use agent_pods::resources::{self, Limits, qos, qos_folder};
 use agent_pods::security;
 use agent_pods::volumes::Sources;
 use k8s_cri::v1::{Mount, PodSandboxConfig};
@@ -206,6 +207,12 @@ impl Executor {
         events: &dyn Recorder,
     ) -> Result<(), StartError> {
         let name = i.member.spec.name.as_str();
+        if i.attempt > 0
+            && let Err(error) = self.cgroups.set(&self.cgroup(pod), &resources::pod(pod))
+        {
+            // The container may have been stopped to get other limits, which the pod must have room for.
+            tracing::debug!(pod = pod.name(), %error, "the pod's limits stay for now");
+        }
         let image = self.image(pod, i, events).await?;
         let config = self.container_config(pod, i, &image)?;
         let of = self.sandbox_config(pod, i.sandbox_attempt, &BTreeMap::new());
@@ -220,6 +227,31 @@ impl Executor {
         }
         events.normal(pod, Some(name), "Started", format!("Container started: {name}"));
         self.post_start(pod, i, &id, events).await
+    }
+
+    /// Gives the pod and these of its running containers the limits that its specification asks for.
+    ///
+    /// # Errors
+    /// A message; worth trying again, since memory in use may be freed meanwhile.
+    pub async fn resize(&self, pod: &PodModel, containers: &[Resized]) -> Result<(), String> {
+        let cgroup = self.cgroup(pod);
+        let limits = resources::pod(pod);
+        // A part may not get more than the whole: the pod's own limits are away while its containers' change.
+        let without = Limits {
+            cpu_quota: 0,
+            memory: 0,
+            ..limits
+        };
+        self.cgroups.set(&cgroup, &without).map_err(|e| e.to_string())?;
+        for container in containers {
+            let Some(member) = pod.member(&container.name) else {
+                continue;
+            };
+            let limits = config::new_limits(member);
+            let updated = self.runtime.update_resources(&container.id, limits).await;
+            updated.map_err(|e| e.to_string())?;
+        }
+        self.cgroups.set(&cgroup, &limits).map_err(|e| e.to_string())
     }
 
     async fn post_start(

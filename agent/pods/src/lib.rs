@@ -16,6 +16,7 @@ pub mod names;
 pub mod plan;
 pub mod probe;
 pub mod quantity;
+pub mod resize;
 pub mod resources;
 pub mod security;
 pub mod status;

@@ -1,6 +1,7 @@
 //! What one pod's worker remembers between plans. All of it may be lost: a new agent plans on from the runtime's view.
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use std::collections::BTreeMap;
 
 /// First pause after a failed start; doubled each time. Upstream's image pull back-off starts at the same value.
@@ -64,6 +65,10 @@ pub struct Memory {
     pub gone: bool,
     /// When the agent first saw the pod.
     pub seen: Option<Timestamp>,
+    /// The resources that each container was last started or resized with, and the number of that run.
+    pub resources: BTreeMap<String, (u32, ResourceRequirements)>,
+    /// The last failure to resize containers as they run; removed by success.
+    pub resize_failure: Option<Failure>,
     /// Whether volumes, cgroup and addresses of the stopped pod are gone.
     pub cleaned: bool,
 }
@@ -91,6 +96,18 @@ impl Memory {
                 pause,
             },
         );
+    }
+
+    /// Notes that resizing failed: memory below what is in use can be had only later.
+    pub fn resize_failed(&mut self, message: String, now: Timestamp) {
+        let reason = "ResizeError";
+        let pause = next_pause(self.resize_failure.as_ref(), reason);
+        self.resize_failure = Some(Failure {
+            reason,
+            message,
+            at: now,
+            pause,
+        });
     }
 
     /// Notes a failed sandbox with `attempt`.

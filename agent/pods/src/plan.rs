@@ -3,6 +3,7 @@
 use crate::memory::{Memory, Verdict};
 use crate::model::{Member, PodModel, Role};
 use crate::probe::Outcomes;
+use crate::resize::{self, Change, Resized};
 use crate::terminate;
 use crate::view::{Instance, Sandbox, State, View};
 use jiff::{SignedDuration, Timestamp};
@@ -47,6 +48,11 @@ pub enum Step {
         sandbox: String,
         /// Seconds to wait after this run before the next.
         backoff: u32,
+    },
+    /// Give the pod and running containers the limits of the specification.
+    Resize {
+        /// The containers.
+        containers: Vec<Resized>,
     },
     /// Run the preStop hook, then stop a container.
     Kill {
@@ -179,6 +185,20 @@ fn run(o: &Observed, sandbox: &Sandbox, plan: &mut Plan) {
     for member in o.pod.with_role(Role::Ephemeral) {
         keep_up(o, member, sandbox, plan);
     }
+    resize(o, plan);
+}
+
+/// New limits for what runs, unless that failed a moment ago.
+fn resize(o: &Observed, plan: &mut Plan) {
+    let containers = resize::in_place(o);
+    if containers.is_empty() {
+        return;
+    }
+    let retry = o.memory.resize_failure.as_ref().map(|f| f.retry_at());
+    match retry.filter(|at| *at > o.now) {
+        Some(at) => plan.wake_at(at),
+        None => plan.steps.push(Step::Resize { containers }),
+    }
 }
 
 /// Whether a regular container ran in this sandbox: then the init containers are behind us.
@@ -261,7 +281,8 @@ pub(crate) fn restarts(o: &Observed, member: &Member, run: &Instance, code: i32)
         return false;
     }
     let failed_probe = o.probes.failure(run).is_some() && member.role != Role::Ephemeral;
-    let stale = stale(member, run) && member.role == Role::Regular;
+    let resized = resize::change(o, member, run) == Change::Restart;
+    let stale = (stale(member, run) && member.role == Role::Regular) || resized;
     o.pod.policy_of(member).restarts(code) || (stale && !failed_probe && code_allows(o, member))
 }
 
@@ -277,6 +298,8 @@ fn check_running(o: &Observed, member: &Member, run: &Instance, plan: &mut Plan)
     let name = &member.spec.name;
     let why = if stale(member, run) && member.role != Role::Ephemeral {
         format!("Container {name} definition changed, will be restarted")
+    } else if resize::change(o, member, run) == Change::Restart {
+        format!("Container {name} resize requires restart")
     } else if let Some(failure) = o.probes.failure(run) {
         let then = if o.pod.policy_of(member).restarts(137) {
             ", will be restarted"

@@ -286,3 +286,67 @@ fn after_the_runtime_lost_everything_the_restart_count_goes_on_from_the_reported
         [start_of("a", 5, 0)]
     );
 }
+
+fn sized(cpu: &str, policy: &str) -> Value {
+    json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}},
+        "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]}]})
+}
+
+/// Memory of a run of `a` that was started with `cpu`.
+fn started_with(cpu: &str) -> Memory {
+    let resources = json!({"requests": {"cpu": cpu}});
+    let resources = serde_json::from_value(resources).unwrap();
+    let mut memory = Memory::default();
+    memory.resources.insert("a".into(), (0, resources));
+    memory
+}
+
+#[test]
+fn a_running_container_gets_the_resources_that_its_specification_asks_for_now() {
+    let (pod, view) = (
+        pod(sized("2", "NotRequired")),
+        view(vec![instance("a", 0, running(0))]),
+    );
+    let plan = plan_at(&pod, &view, &started_with("1"), 9);
+    let a = Resized {
+        id: "a0".into(),
+        name: "a".into(),
+        attempt: 0,
+    };
+    assert_eq!(plan.steps, [Step::Resize { containers: vec![a] }]);
+    assert_eq!(plan_at(&pod, &view, &started_with("2"), 9), Plan::default());
+}
+
+#[test]
+fn a_failed_resize_is_tried_again_after_a_pause() {
+    let (pod, view) = (
+        pod(sized("2", "NotRequired")),
+        view(vec![instance("a", 0, running(0))]),
+    );
+    let mut memory = started_with("1");
+    memory.resize_failed("busy".into(), at(9));
+    let plan = plan_at(&pod, &view, &memory, 9);
+    assert_eq!((plan.steps, plan.wake), (Vec::new(), Some(at(10))));
+    assert_eq!(plan_at(&pod, &view, &memory, 10).steps.len(), 1);
+}
+
+#[test]
+fn a_resource_whose_policy_wants_a_restart_gets_one() {
+    let pod = pod(sized("2", "RestartContainer"));
+    let running = view(vec![instance("a", 0, running(0))]);
+    let steps = plan_at(&pod, &running, &started_with("1"), 9).steps;
+    assert!(matches!(steps.as_slice(), [Step::Kill { .. }]), "{steps:?}");
+    let ended = view(vec![instance("a", 0, exited(9, 0))]);
+    let steps = plan_at(&pod, &ended, &started_with("1"), 9).steps;
+    assert_eq!(steps, [start_of("a", 1, 10)]);
+}
+
+#[test]
+fn after_a_restart_of_the_agent_the_status_tells_what_a_container_has() {
+    let status = json!({"containerStatuses": [{"name": "a", "image": "i", "imageID": "", "ready": true,
+        "restartCount": 0, "containerID": "containerd://a0", "resources": {"requests": {"cpu": "1"}}}]});
+    let pod = pod_with(json!({}), sized("2", "NotRequired"), status);
+    let view = view(vec![instance("a", 0, running(0))]);
+    let steps = plan_at(&pod, &view, &Memory::default(), 9).steps;
+    assert!(matches!(steps.as_slice(), [Step::Resize { .. }]), "{steps:?}");
+}

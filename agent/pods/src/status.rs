@@ -191,6 +191,9 @@ fn regular_seen(o: &Observed) -> bool {
 
 fn present(o: &Observed, host: &Host, member: &Member, run: &Instance) -> ContainerStatus {
     let mut status = base(member);
+    if let Some(has) = crate::resize::actual(o, run) {
+        status.resources = Some(has.clone());
+    }
     status.restart_count = i32::try_from(run.attempt).unwrap_or(i32::MAX);
     status.container_id = Some(format!("{}://{}", host.runtime, run.id));
     status.image_id.clone_from(&run.image_id);

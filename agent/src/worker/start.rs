@@ -4,6 +4,7 @@ use super::{Told, VOLUMES, Worker};
 use crate::network::Addresses;
 use agent_cri::{Recorder, StartError, StartInput};
 use agent_pods::fields::Facts;
+use agent_pods::resize::Resized;
 use jiff::Timestamp;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ impl Worker {
 
     /// Starts a container, unless the pod is deleted meanwhile. Whether something happened.
     pub(super) async fn start(&mut self, name: &str, attempt: u32, sandbox: &str, backoff: u32) -> bool {
+        self.remember_resources(name, attempt);
         match self.try_start(name, attempt, sandbox, backoff).await {
             Ok(()) => {
                 self.memory.failures.remove(name);
@@ -107,6 +109,33 @@ impl Worker {
             done = shared.executor.start(&self.pod, &input, &shared.events) => done,
             () = deleted(&mut told) => Ok(()),
         }
+    }
+
+    /// Gives running containers new limits. A failure is planned again after a pause.
+    pub(super) async fn resize(&mut self, containers: &[Resized]) {
+        let done = self.shared.executor.resize(&self.pod, containers).await;
+        if let Err(message) = done {
+            let events = &self.shared.events;
+            events.warning(&self.pod, None, "ResizeError", message.clone());
+            return self.memory.resize_failed(message, Timestamp::now());
+        }
+        self.memory.resize_failure = None;
+        for container in containers {
+            self.remember_resources(&container.name, container.attempt);
+        }
+        let message = "Pod resize completed".to_owned();
+        let events = &self.shared.events;
+        events.normal(&self.pod, None, "ResizeCompleted", message);
+    }
+
+    /// Notes what a container was started or resized with.
+    fn remember_resources(&mut self, name: &str, attempt: u32) {
+        let Some(member) = self.pod.member(name) else {
+            return;
+        };
+        let resources = member.spec.resources.clone().unwrap_or_default();
+        let known = (attempt, resources);
+        self.memory.resources.insert(name.to_owned(), known);
     }
 
     fn announce_back_off(&self, name: &str) {
