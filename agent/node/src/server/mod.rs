@@ -1,6 +1,7 @@
 //! The kubelet API: logs, exec, attach, port forwarding, figures; what the API server passes on to the node.
 
-pub mod logs;
+pub mod files;
+mod logs;
 pub mod route;
 pub mod spdy;
 pub mod stats;
@@ -25,6 +26,7 @@ use machinery_client::Cache;
 use route::{Query, Route};
 use std::convert::Infallible;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -149,6 +151,9 @@ impl KubeletApi {
             Some(Route::Summary) => self.summary().await,
             Some(Route::ResourceMetrics) => self.resource_metrics().await,
             Some(Route::Metrics) => Ok(self.metrics()),
+            Some(Route::Files { path }) => files::page(Path::new(files::ROOT), &path)
+                .await
+                .map_err(|e| Refusal::NotFound(format!("{path}: {e}"))),
             Some(Route::Logs {
                 namespace,
                 pod,

@@ -17,6 +17,11 @@ pub enum Route {
     Metrics,
     /// `/metrics/resource`
     ResourceMetrics,
+    /// `/logs/<path>`
+    Files {
+        /// Below the folder of logs, as the URL has it.
+        path: String,
+    },
     /// `/containerLogs/<namespace>/<pod>/<container>`
     Logs {
         /// Namespace.
@@ -57,6 +62,11 @@ impl Route {
     /// Reads a path; none when there is no such page.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
+        if let Some(path) = path.strip_prefix("/logs/") {
+            return Some(Self::Files {
+                path: path.to_owned(),
+            });
+        }
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let own = |text: &&str| (*text).to_owned();
         Some(match &parts[..] {
@@ -186,6 +196,8 @@ mod tests {
         };
         assert_eq!(Route::parse("/portForward/n/p"), Some(forward));
         assert_eq!(Route::parse("/run/n/p"), None);
+        let path = "a/b/".to_owned();
+        assert_eq!(Route::parse("/logs/a/b/"), Some(Route::Files { path }));
     }
 
     #[test]
