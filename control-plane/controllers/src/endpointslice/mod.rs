@@ -6,6 +6,7 @@
 
 mod endpoints;
 mod layout;
+pub mod mirror;
 
 #[cfg(test)]
 mod tests;
