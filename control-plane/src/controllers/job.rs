@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use control_plane_controllers::job::{self as planner, Observed};
 use control_plane_controllers::ownership::controller_of;
+use control_plane_controllers::selector;
 use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
+use machinery_client::Cache;
 use machinery_plan::{Key, Plan};
 use machinery_reconcile::{Attempt, Controller, Failure, Queue};
 
@@ -27,14 +30,28 @@ impl Jobs {
 pub(super) fn connect(_: &Arc<Jobs>, caches: &Caches, queue: &Queue<Key>) {
     let to = queue.clone();
     caches.jobs.on_change(move |change| to.add(change.key.clone()));
-    let to = queue.clone();
+    let (to, jobs) = (queue.clone(), caches.jobs.clone());
     caches.pods.on_change(move |change| {
-        // A job's selector names its uid, so pods without a controller are of no interest.
-        let owners = change.versions().filter_map(|pod| controller_of(&pod.metadata));
-        for owner in owners.filter(|owner| owner.kind == "Job") {
-            to.add(Key::new(&change.key.namespace, &owner.name));
+        for pod in change.versions() {
+            match controller_of(&pod.metadata) {
+                Some(owner) if owner.kind == "Job" => to.add(Key::new(&change.key.namespace, &owner.name)),
+                Some(_) => {}
+                None => adopters(&jobs, pod).into_iter().for_each(|key| to.add(key)),
+            }
         }
     });
+}
+
+/// Jobs that would adopt a pod that has no controller: that it was made for, and that lost it.
+fn adopters(jobs: &Cache<Job>, pod: &Pod) -> Vec<Key> {
+    let labels = pod.metadata.labels.as_ref();
+    let takes = |job: &Arc<Job>| {
+        let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|s| !selector::is_empty(s) && selector::matches(s, labels))
+    };
+    let mut jobs = jobs.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default());
+    jobs.retain(takes);
+    jobs.iter().map(|job| Key::of(&job.metadata)).collect()
 }
 
 impl Controller for Jobs {
@@ -66,7 +83,9 @@ impl Controller for Jobs {
         Ok(match job {
             // Those of a namesake are looked at first: there are none but for a moment.
             Some(job) if orphans.is_empty() => {
-                let pods = self.caches.pods.indexed(BY_CONTROLLER, &uid);
+                let mut pods = self.caches.pods.indexed(BY_CONTROLLER, &uid);
+                let ownerless = format!("/{}", key.namespace);
+                pods.extend(self.caches.pods.indexed(BY_CONTROLLER, &ownerless));
                 Ok(Observed { job, pods })
             }
             _ => Err(orphans),

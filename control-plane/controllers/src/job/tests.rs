@@ -310,3 +310,20 @@ fn pods_of_a_job_that_is_gone_may_go() {
     assert!(world.all::<Pod>().iter().all(|pod| !pods::has_finalizer(pod)));
     assert!(release(&world.all()).is_empty());
 }
+
+#[test]
+fn a_pod_that_lost_its_owner_is_taken_back_and_one_that_lost_its_labels_is_let_go() {
+    let mut world = world(&json!({"parallelism": 1}));
+    settle(&mut world, 10);
+    let name = running(&world)[0].metadata.name.clone().unwrap();
+    world.change::<Pod>("a", &name, |pod| pod["metadata"]["ownerReferences"] = json!([]));
+    settle(&mut world, 11);
+    let pods = world.all::<Pod>();
+    assert_eq!(pods.len(), 1, "none was made in its place");
+    assert!(crate::ownership::controller_of(&pods[0].metadata).is_some());
+    world.change::<Pod>("a", &name, |pod| pod["metadata"]["labels"] = json!({}));
+    settle(&mut world, 12);
+    let owned = |pod: &Arc<Pod>| crate::ownership::controller_of(&pod.metadata).is_some();
+    assert_eq!(world.all::<Pod>().iter().filter(|pod| owned(pod)).count(), 1);
+    assert_eq!(world.all::<Pod>().len(), 2);
+}
