@@ -23,6 +23,7 @@ pub mod node_match;
 pub mod ownership;
 pub mod pod;
 pub mod pod_gc;
+pub mod protection;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod selector;

@@ -4,8 +4,8 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
-    Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -46,6 +46,8 @@ pub struct Caches {
     pub quotas: Cache<ResourceQuota>,
     /// All claims of storage.
     pub claims: Cache<PersistentVolumeClaim>,
+    /// All volumes of storage.
+    pub volumes: Cache<PersistentVolume>,
     /// All disruption budgets.
     pub budgets: Cache<PodDisruptionBudget>,
     /// All endpoints.
@@ -84,6 +86,7 @@ impl Caches {
         all.add(&self.replication_controllers);
         all.add(&self.quotas);
         all.add(&self.claims);
+        all.add(&self.volumes);
         all.add(&self.budgets);
         all.add(&self.endpoints);
         all.add(&self.stateful_sets);
@@ -113,6 +116,7 @@ impl Caches {
         start.all(&self.replication_controllers);
         start.all(&self.quotas);
         start.all(&self.claims);
+        start.all(&self.volumes);
         start.all(&self.budgets);
         start.all(&self.endpoints);
         start.all(&self.stateful_sets);

@@ -8,6 +8,7 @@ mod discovery;
 mod disruption;
 mod endpoints;
 mod endpointslice;
+mod endpointslice_mirror;
 mod garbage;
 mod ipam;
 mod job;
@@ -17,6 +18,7 @@ mod namespace;
 mod namespace_defaults;
 mod node_lifecycle;
 mod pod_gc;
+mod protection;
 mod replicaset;
 mod resource_quota;
 mod statefulset;
@@ -82,6 +84,10 @@ pub fn start(
     all.run(cronjob::CronJobs::new(caches), cronjob::connect);
     all.run(endpointslice::Slices::new(caches), endpointslice::connect);
     all.run(endpoints::Lists::new(caches), endpoints::connect);
+    all.run(
+        endpointslice_mirror::Mirrors::new(caches),
+        endpointslice_mirror::connect,
+    );
     all.run(disruption::Budgets::new(caches), disruption::connect);
     all.run(
         namespace_defaults::Defaults::new(caches, settings.root_certificates),
@@ -90,6 +96,8 @@ pub fn start(
     all.run(node_lifecycle::Nodes::new(caches), node_lifecycle::connect);
     all.run(taint_eviction::Evictions::new(caches), taint_eviction::connect);
     all.run(pod_gc::Collector::new(caches), pod_gc::connect);
+    all.run(protection::Claims::new(caches), protection::connect_claims);
+    all.run(protection::Volumes::new(caches), protection::connect_volumes);
     all.run(ipam::Ranges::new(caches, settings.pools), ipam::connect);
     all.run(
         load_balancer::Addresses::new(caches, settings.load_balancer_pools),
