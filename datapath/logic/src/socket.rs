@@ -1,7 +1,7 @@
 //! What the socket hooks decide.
 use crate::Tables;
 use crate::choose::{Client, Earlier, Found, Front, Refusal, find};
-use datapath_abi::{Address, Backend, Be16, Reason, Scope, SocketRecord};
+use datapath_abi::{Address, Backend, Be16, Proto, Reason, Scope, SocketRecord};
 
 /// What becomes of a `connect` or of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +17,12 @@ pub enum Verdict {
 /// Decides on a `connect` of a socket in the network namespace with this cookie.
 #[inline(always)]
 pub fn connect<T: Tables>(tables: &T, front: &Front, netns: u64) -> Verdict {
-    decide(tables, front, netns, None)
+    match decide(tables, front, netns, None) {
+        // Nothing is sent by this yet: programs connect a datagram socket to learn their own address. What they do send to such
+        // a port is refused as packets.
+        Verdict::Refuse(Reason::SocketNoPort) if front.proto == Proto::UDP => Verdict::Pass,
+        verdict => verdict,
+    }
 }
 
 /// Decides on one datagram of an unconnected socket; `last` is what the socket's last one was decided to.
@@ -108,7 +113,7 @@ fn refused(refusal: Refusal) -> Verdict {
 mod tests {
     use super::*;
     use crate::host::{host, ip};
-    use datapath_abi::{FrontendFlags, Proto};
+    use datapath_abi::{FrontendFlags, FrontendKey, FrontendValue};
 
     const PORT: Be16 = Be16::new(53);
     const POD: u64 = 77;
@@ -203,6 +208,22 @@ mod tests {
         assert!(matches!(connect(&h, &front, 1), Verdict::To { .. }));
         h.settings.host_netns_cookie = 0;
         assert_eq!(connect(&h, &front, 0), Verdict::Pass, "whose it is, is not known");
+    }
+
+    #[test]
+    fn a_datagram_socket_may_be_connected_to_a_port_that_a_service_has_not() {
+        let mut h = host("10.96.0.10", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
+        let whole = FrontendKey::whole_address(ip("10.96.0.10"));
+        h.frontends.insert(whole, FrontendValue::default());
+        let at = |proto| Front {
+            port: Be16::new(99),
+            proto,
+            ..dns()
+        };
+        assert_eq!(connect(&h, &at(Proto::UDP), POD), Verdict::Pass);
+        let refused = Verdict::Refuse(Reason::SocketNoPort);
+        assert_eq!(connect(&h, &at(Proto::TCP), POD), refused);
+        assert_eq!(send(&h, &at(Proto::UDP), POD, None), refused);
     }
 
     #[test]
