@@ -1,6 +1,8 @@
 //! Gives each of the node's pods a worker, tells workers what changed, and ends what the API knows nothing of.
 
 use crate::worker::{Shared, Told, Worker};
+use agent_pods::admit;
+use agent_pods::memory::Verdict;
 use agent_pods::names::{ANNOTATION_GRACE, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID};
 use k8s_cri::v1::PodSandbox;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -108,13 +110,26 @@ impl Pods {
             pod: pod_told,
             looks: 0,
         });
-        let worker = Worker::new(Arc::clone(&self.shared), receiver, pod, orphan);
+        let mut worker = Worker::new(Arc::clone(&self.shared), receiver, pod, orphan);
+        if let Some(verdict) = self.refusal(pod) {
+            worker.refuse(verdict);
+        }
         let name = uid.clone();
         self.workers.spawn(async move {
             worker.run().await;
             name
         });
         self.assigned.insert(uid, Assigned { told, orphan });
+    }
+
+    /// Why a pod cannot be beside those that have workers.
+    fn refusal(&self, pod: &Pod) -> Option<Verdict> {
+        let has_worker = |other: &&Arc<Pod>| {
+            let uid = other.metadata.uid.as_ref();
+            uid.is_some_and(|uid| self.assigned.contains_key(uid))
+        };
+        let pods = self.cache.list();
+        admit::refusal(pod, pods.iter().filter(has_worker).map(|other| other.as_ref()))
     }
 
     fn ended(&mut self, done: Result<String, tokio::task::JoinError>) {

@@ -15,7 +15,7 @@ use crate::recorder::Events;
 use agent_cri::view::Viewer;
 use agent_cri::{Executor, Recorder, RuntimeError};
 use agent_pods::fields::Facts;
-use agent_pods::memory::Memory;
+use agent_pods::memory::{Memory, Verdict};
 use agent_pods::model::PodModel;
 use agent_pods::plan::{Observed, Plan, Step, plan};
 use agent_pods::probe::{Found, Kind, Outcomes, Prober};
@@ -140,6 +140,13 @@ impl Worker {
             sent: None,
             frozen: orphan,
         }
+    }
+
+    /// Ends the pod before it begins.
+    pub fn refuse(&mut self, verdict: Verdict) {
+        let events = &self.shared.events;
+        events.warning(&self.pod, None, verdict.reason, verdict.message.clone());
+        self.memory.verdict = Some(verdict);
     }
 
     /// Works until nothing is left of the pod.

@@ -24,6 +24,8 @@ const FAST_TOTAL_SECONDS: f64 = 240.0;
 /// Nor what has passed in fewer runs than this since it was last seen to fail.
 const PROVEN: u32 = 2;
 const CLUSTER: &str = "conformance";
+/// Some specs want three nodes, some three zones.
+const NODES: usize = 3;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -179,9 +181,10 @@ fn on_cluster<T>(kubeconfig: Option<&Path>, work: impl FnOnce(&Path) -> Result<T
     let skep = Path::new("target/release/skep");
     step::shown(
         "starting a cluster",
-        Command::new(skep).args(["up", "--name", CLUSTER, "--nodes", "2"]),
+        Command::new(skep).args(["up", "--name", CLUSTER, "--nodes", &NODES.to_string()]),
     )?;
     let result = load_images(skep)
+        .and_then(|()| name_zones(skep))
         .and_then(|()| cluster_kubeconfig(skep))
         .and_then(|path| work(&path));
     let down = step::shown(
@@ -201,6 +204,34 @@ fn load_images(skep: &Path) -> Result<()> {
         "loading the suite's images into the nodes",
         load.arg("load").arg(archive).args(["--name", CLUSTER]),
     )
+}
+
+/// Every node is in a zone of its own.
+fn name_zones(skep: &Path) -> Result<()> {
+    for node in 1..=NODES {
+        let mut label = Command::new(skep);
+        label.env("SKEP_NAME", CLUSTER).args(["kubectl", "label", "node"]);
+        label.args([
+            format!("{CLUSTER}-{node}"),
+            format!("topology.kubernetes.io/zone=zone-{node}"),
+        ]);
+        step::quiet("naming a node's zone", &mut label)?;
+    }
+    Ok(())
+}
+
+/// How many nodes a cluster has: the suite does not count them itself.
+fn nodes(kubeconfig: &Path) -> Result<usize> {
+    let mut list = Command::new(Peer::Kubectl.path());
+    list.arg("--kubeconfig").arg(kubeconfig);
+    let out = list.args(["get", "nodes", "--output", "name"]).output()?;
+    if !out.status.success() {
+        bail!(
+            "the cluster does not answer: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).lines().count())
 }
 
 fn cluster_kubeconfig(skep: &Path) -> Result<PathBuf> {
@@ -241,6 +272,7 @@ fn run_specs(
     ginkgo.args(skip.iter().map(|s| format!("--skip={s}")));
     ginkgo.arg(std::path::absolute(Peer::E2e.path())?).arg("--");
     ginkgo.arg(format!("--kubeconfig={}", kubeconfig.display()));
+    ginkgo.arg(format!("--num-nodes={}", nodes(kubeconfig)?));
     ginkgo.args([
         "--provider=skeleton",
         "--allowed-not-ready-nodes=-1",

@@ -5,6 +5,7 @@
 //! (environment, command, limits, security, volume contents) is computed by the other modules as plain data.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admit;
 pub mod dns;
 pub mod env;
 pub mod expand;

@@ -166,7 +166,7 @@ pub fn write_document(all: &[String]) -> Result<()> {
         &reasons,
         all,
     );
-    let about = "Upstream's conformance specs of Kubernetes {}, run against a Skep cluster of two nodes by\n\
+    let about = "Upstream's conformance specs of Kubernetes {}, run against a Skep cluster of namespaces as nodes by\n\
                  `cargo xtask conformance`. {}";
     conformance.write(&mut out, about, "##")?;
     let mut reasons = table("left-out.toml")?;
