@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use control_plane_controllers::endpointslice::topology::{self, zone_of};
 use control_plane_controllers::endpointslice::{
     self as planner, MANAGED_BY, MANAGER, Observed, SERVICE_NAME,
 };
@@ -17,8 +18,6 @@ use machinery_reconcile::{Attempt, Controller, Failure, Queue};
 
 use super::Caches;
 use super::caches::BY_SERVICE;
-
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) struct Slices {
     caches: Caches,
@@ -105,13 +104,11 @@ fn looks_the_same(old: &Pod, new: &Pod) -> bool {
         && node_name(old) == node_name(new)
 }
 
-fn zone_of(node: &Node) -> Option<&String> {
-    node.metadata.labels.as_ref()?.get(ZONE)
-}
-
 fn zone_changed(change: &Change<Node>) -> bool {
     match (&change.old, &change.new) {
-        (Some(old), Some(new)) => zone_of(old) != zone_of(new),
+        (Some(old), Some(new)) => {
+            zone_of(old) != zone_of(new) || topology::share(old) != topology::share(new)
+        }
         _ => true,
     }
 }
@@ -152,11 +149,16 @@ impl Controller for Slices {
                 zones.insert(name.to_owned(), zone_of(&node).cloned().unwrap_or_default());
             }
         }
+        let cpus = match topology::is_wanted(&service) {
+            true => topology::cpus(&self.caches.nodes.list()),
+            false => BTreeMap::new(),
+        };
         Ok(Some(Observed {
             service,
             pods,
             slices,
             zones,
+            cpus,
         }))
     }
 

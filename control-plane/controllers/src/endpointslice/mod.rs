@@ -7,6 +7,7 @@
 mod endpoints;
 mod layout;
 pub mod mirror;
+pub mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ pub struct Observed {
     pub slices: Vec<Arc<EndpointSlice>>,
     /// Zone of each node that exists; empty if it has none.
     pub zones: BTreeMap<String, String>,
+    /// Milli-CPUs of each zone, where the service wants its endpoints spread by them and every node tells.
+    pub cpus: BTreeMap<String, i64>,
 }
 
 /// Which slices to write for a service. Slices of a deleted service go with it, by their owner reference.
@@ -56,7 +59,10 @@ pub fn plan(observed: &Observed) -> Plan {
     let families = endpoints::families(service);
     let mut writes = Vec::new();
     for family in &families {
-        let wanted = endpoints::wanted(observed, *family);
+        let mut wanted = endpoints::wanted(observed, *family);
+        if topology::is_wanted(service) && !asks_for_near(service) {
+            topology::spread(&mut wanted, &observed.cpus);
+        }
         writes.extend(layout::lay_out(observed, *family, wanted));
     }
     writes.extend(layout::other_families(observed, &families));
@@ -74,6 +80,12 @@ pub fn is_ours(service: &Service) -> bool {
         .as_ref()
         .is_some_and(|selector| !selector.is_empty());
     selects && !alias && service.metadata.deletion_timestamp.is_none()
+}
+
+/// `trafficDistribution` counts before the annotation.
+fn asks_for_near(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|spec| spec.traffic_distribution.is_some())
 }
 
 /// Whether a service has no address of its own.

@@ -36,6 +36,7 @@ fn look(world: &World) -> Observed {
         pods: world.all(),
         slices: world.all(),
         zones: BTreeMap::from([("n1".to_owned(), "z1".to_owned())]),
+        cpus: BTreeMap::new(),
     }
 }
 
@@ -207,6 +208,25 @@ fn traffic_kept_in_the_zone_gives_hints() {
         slices(&world, "IPv4")[0]["endpoints"][0]["hints"],
         json!({"forZones": [{"name": "z1"}]})
     );
+}
+
+#[test]
+fn a_service_that_asks_for_it_has_its_endpoints_spread_over_the_zones() {
+    let mut world = world(2);
+    world.change::<Service>("a", "web", |service| {
+        service["metadata"]["annotations"] = json!({"service.kubernetes.io/topology-mode": "Auto"})
+    });
+    let mut observed = look(&world);
+    observed.cpus = BTreeMap::from([("z1".to_owned(), 1000), ("z2".to_owned(), 1000)]);
+    world.apply(&plan(&observed));
+    let slice = &slices(&world, "IPv4")[0];
+    let zones: Vec<_> = slice["endpoints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|endpoint| endpoint["hints"]["forZones"][0]["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(zones, ["z2", "z1"]);
 }
 
 #[test]
