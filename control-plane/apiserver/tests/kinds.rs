@@ -618,3 +618,24 @@ async fn parts_of_a_running_pod_change_through_their_subresources_only() {
     let again = cluster.get(&path).await.expect(200);
     assert_eq!(again["spec"]["ephemeralContainers"][0]["image"], "i");
 }
+
+#[tokio::test]
+async fn an_ingress_that_names_no_class_gets_the_default_one() {
+    let c = Cluster::new().await;
+    let class = |name: &str, default: &str| {
+        json!({"metadata": {"name": name, "annotations": {"ingressclass.kubernetes.io/is-default-class": default}},
+            "spec": {"controller": "example.com/c"}})
+    };
+    let classes = "/apis/networking.k8s.io/v1/ingressclasses";
+    c.post(classes, class("other", "false")).await.expect(201);
+    c.post(classes, class("usual", "true")).await.expect(201);
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let backend = json!({"service": {"name": "s", "port": {"number": 80}}});
+    let plain = json!({"metadata": {"name": "a"}, "spec": {"defaultBackend": backend}});
+    let made = c.post(ingresses, plain.clone()).await.expect(201);
+    assert_eq!(made["spec"]["ingressClassName"], "usual");
+    let mut old = plain;
+    old["metadata"] = json!({"name": "b", "annotations": {"kubernetes.io/ingress.class": "x"}});
+    let made = c.post(ingresses, old).await.expect(201);
+    assert!(made["spec"]["ingressClassName"].is_null());
+}

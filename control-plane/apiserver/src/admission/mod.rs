@@ -40,6 +40,7 @@ pub(crate) fn create(call: &Call, snapshot: &Snapshot, object: &mut Value) -> Re
             storage::default_class(snapshot, object)?;
             storage::protect(object, "kubernetes.io/pvc-protection");
         }
+        "networking.k8s.io/ingresses" => storage::default_ingress_class(snapshot, object)?,
         "persistentvolumes" => storage::protect(object, "kubernetes.io/pv-protection"),
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! Admissions of volumes and claims: protection from being deleted while in use, and the default class.
+//! Admissions of volumes and claims: protection from being deleted while in use, and the default classes of claims and of ingresses.
 
 use api::meta::{Meta, metadata_mut};
 use control_plane_store::Snapshot;
@@ -20,28 +20,46 @@ pub(super) fn protect(object: &mut Value, finalizer: &str) {
 
 /// DefaultStorageClass: a claim that names no class gets the default one; the youngest when there are several.
 pub(super) fn default_class(snapshot: &Snapshot, claim: &mut Value) -> Result<()> {
-    const DEFAULT: &str = "storageclass.kubernetes.io/is-default-class";
     if !claim["spec"]["storageClassName"].is_null() || !claim["spec"].is_object() {
         return Ok(());
     }
+    let marked = "storageclass.kubernetes.io/is-default-class";
+    if let Some(name) = youngest(snapshot, b"/registry/storage.k8s.io/storageclasses/", marked)? {
+        claim["spec"]["storageClassName"] = name.into();
+    }
+    Ok(())
+}
+
+/// DefaultIngressClass: the same for ingresses; one with the annotation of old names its class by that.
+pub(super) fn default_ingress_class(snapshot: &Snapshot, ingress: &mut Value) -> Result<()> {
+    let named = !ingress["spec"]["ingressClassName"].is_null();
+    let annotated = Meta::of(ingress)
+        .annotation("kubernetes.io/ingress.class")
+        .is_some();
+    if named || annotated || !ingress["spec"].is_object() {
+        return Ok(());
+    }
+    let marked = "ingressclass.kubernetes.io/is-default-class";
+    let classes = b"/registry/networking.k8s.io/ingressclasses/";
+    if let Some(name) = youngest(snapshot, classes, marked)? {
+        ingress["spec"]["ingressClassName"] = name.into();
+    }
+    Ok(())
+}
+
+/// The youngest class that is marked as the default; of the same age, the first by name.
+fn youngest(snapshot: &Snapshot, classes: &[u8], marked: &str) -> Result<Option<String>> {
     let mut found: Option<(String, String)> = None;
-    for (_, entry) in snapshot.range(b"/registry/storage.k8s.io/storageclasses/", b"") {
+    for (_, entry) in snapshot.range(classes, b"") {
         let class = object::value(entry)?;
         let meta = Meta::of(&class);
-        if meta.annotation(DEFAULT) == Some("true") {
-            let made = meta
-                .get("creationTimestamp")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let candidate = (made.to_owned(), meta.name().to_owned());
-            // Of the same age, the first by name.
+        if meta.annotation(marked) == Some("true") {
+            let made = meta.get("creationTimestamp").and_then(Value::as_str);
+            let candidate = (made.unwrap_or_default().to_owned(), meta.name().to_owned());
             if found.as_ref().is_none_or(|f| candidate.0 > f.0) {
                 found = Some(candidate);
             }
         }
     }
-    if let Some((_, name)) = found {
-        claim["spec"]["storageClassName"] = name.into();
-    }
-    Ok(())
+    Ok(found.map(|(_, name)| name))
 }
