@@ -250,6 +250,12 @@ pub struct ExplainArgs {
     /// Ask it of these objects (YAML or JSON; `-` for standard input) instead of a cluster
     #[arg(long, conflicts_with = "name")]
     pub state: Option<PathBuf>,
+    /// With --state: the node's addresses that serve node ports, as `primary` or ranges; all of them when not given
+    #[arg(long, requires = "state", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<String>,
+    /// Ask about a client whose socket no hook serves: packet by packet
+    #[arg(long)]
+    pub packets: bool,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
 }

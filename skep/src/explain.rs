@@ -1,17 +1,24 @@
 //! `skep explain`: what would become of a packet, and why.
 use crate::cli::ExplainArgs;
-use crate::inspect;
+use crate::inspect::{self, Place};
 use crate::output::{self, Format, WithHint};
-use agent_explain::{Explanation, Outcome, Packet, Question, Snapshot, Source, World, explain};
+use agent_datapath::{Aside, Standing, devices_before_stack, in_the_way};
+use agent_explain::{
+    Ask, DecidedBy, Explanation, Hook, Packet, Question, Snapshot, Source, World, explain, planned,
+};
 use anyhow::{Context, Result};
+use datapath_logic::host::Hook as Stage;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use machinery_client::from_kubeconfig;
 use machinery_client::kube::Client;
 use machinery_client::kube::api::{Api, ListParams};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::de::DeserializeOwned;
+use std::fs::File;
 use std::io::Read as _;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 /// Answers a question about a cluster, or about manifests alone.
@@ -25,7 +32,12 @@ pub fn run(args: &ExplainArgs) -> Result<()> {
             let world = read(file)?;
             let packet = world.resolve(&question, &args.namespace)?;
             let node = viewpoint(&world, &packet, args)?;
-            explain(&world, &packet, &node, &Snapshot::planned(&world, &node))
+            let tables = planned(&world, &node, &args.nodeport_addresses);
+            let ask = Ask {
+                packets: args.packets,
+                ..Ask::default()
+            };
+            explain(&world, &packet, &node, &tables, ask)
         }
         None => live(&question, args)?,
     };
@@ -95,10 +107,111 @@ fn live(question: &Question, args: &ExplainArgs) -> Result<Explanation> {
     })?;
     let packet = world.resolve(question, &args.namespace)?;
     let node = viewpoint(&world, &packet, args)?;
-    let tables = inspect::tables(&args.which.name, &node)
+    let hint = "with --state FILE the question is answered from manifests, without any node";
+    let place = inspect::place(&args.which.name, &node).hint(hint)?;
+    let tables = inspect::tables(&place.pins)
         .with_context(|| format!("cannot read the maps of node {node}"))
-        .hint("with --state FILE the question is answered from manifests, without any node")?;
-    Ok(explain(&world, &packet, &node, &tables))
+        .hint(hint)?;
+    let (place, world, packet, node) = (&place, &world, &packet, &node);
+    on_node(place, move || {
+        asked(world, packet, node, &tables, place, args.packets)
+    })
+}
+
+/// Runs something in the node's network namespace: the routes that programs ask for are those of whoever runs them.
+fn on_node<T: Send>(place: &Place, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let Some(path) = &place.network else {
+        return Ok(work());
+    };
+    let network = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    // A thread of its own: the namespace is a thread's, and this one's is not the node's again afterwards.
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+                .context("cannot enter the node's network")?;
+            Ok(work())
+        });
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Asks the programs that are loaded on the node, aside from its traffic; and only the logic where they cannot be asked.
+fn asked(
+    world: &World,
+    packet: &Packet,
+    node: &str,
+    tables: &Snapshot,
+    place: &Place,
+    packets: bool,
+) -> Explanation {
+    let mut ask = Ask {
+        packets,
+        ..Ask::default()
+    };
+    match aside(place, packet) {
+        Ok((mut programs, before_stack)) => {
+            ask.before_stack = before_stack;
+            ask.programs = Some(&mut programs);
+            let mut answer = explain(world, packet, node, tables, ask);
+            if answer.decided_by == DecidedBy::Programs {
+                let asked = stages(answer.hook, before_stack).iter();
+                answer
+                    .warnings
+                    .extend(asked.filter_map(|stage| differing(&programs, *stage)));
+            }
+            answer
+        }
+        Err(why) => {
+            let mut answer = explain(world, packet, node, tables, ask);
+            answer.warnings.push(format!(
+                "the node's programs could not be asked, only their logic: {why:#}"
+            ));
+            answer
+        }
+    }
+}
+
+/// The node's programs with the memory that a new connection would meet, and whether some stand before the stack.
+fn aside(place: &Place, packet: &Packet) -> Result<(Aside, bool)> {
+    let mut programs = Aside::open(&place.pins)?;
+    let (memory, taken) = in_the_way(&place.pins, packet.src.into())?;
+    programs.recall(memory, taken);
+    // Where packets come in is not asked for: any uplink's program is the same, and routes decide the rest.
+    let device = devices_before_stack(&place.pins).into_iter().next();
+    let before_stack = match &device {
+        Some(device) => programs.at_device(device)?,
+        None => false,
+    };
+    Ok((programs, before_stack))
+}
+
+/// Through which programs a packet goes.
+fn stages(hook: Hook, before_stack: bool) -> &'static [Stage] {
+    match hook {
+        // A call that the hooks left alone: the packets of a pod, or of the node.
+        Hook::Socket => &[Stage::FromPod, Stage::ToPod, Stage::ToUplink],
+        Hook::Pod => &[Stage::FromPod, Stage::ToPod],
+        Hook::Uplink if before_stack => &[Stage::BeforeStack, Stage::FromUplink, Stage::ToUplink],
+        Hook::Uplink => &[Stage::FromUplink, Stage::ToUplink],
+    }
+}
+
+/// What to know of a program that is not the one that the node runs.
+fn differing(programs: &Aside, stage: Stage) -> Option<String> {
+    match programs.standing(stage) {
+        Ok(Standing::Same) => None,
+        Ok(Standing::Other) => Some(format!(
+            "the node runs another build of the program for {stage:?}: asked was this binary's, over the node's maps"
+        )),
+        Ok(Standing::Absent) => Some(format!(
+            "no program for {stage:?} is loaded on the node: asked was this binary's, over the node's maps"
+        )),
+        Err(e) => Some(format!(
+            "whether the node runs the same program for {stage:?} is not known: {e}"
+        )),
+    }
 }
 
 async fn observe(client: Client) -> Result<World> {
@@ -131,7 +244,14 @@ fn text(e: &Explanation) -> String {
     for (n, step) in e.steps.iter().enumerate() {
         lines.push(format!("  {}. {}", n + 1, step.decision));
     }
-    lines.push(format!("  => {}", verdict(e.outcome)));
+    lines.push(format!(
+        "  => {} (decided by {})",
+        e.outcome.words(),
+        by(e.decided_by)
+    ));
+    for warning in &e.warnings {
+        lines.push(format!("  !! {warning}"));
+    }
     if !e.endpoints.is_empty() {
         lines.push("endpoints:".into());
     }
@@ -139,24 +259,29 @@ fn text(e: &Explanation) -> String {
         let mark = if one.used { "*" } else { " " };
         let pod = one.pod.as_ref().map(|p| format!(" pod {p}")).unwrap_or_default();
         let node = one.node.as_ref().map(|n| format!(" on {n}")).unwrap_or_default();
-        lines.push(format!("  {mark} {}{pod}{node}: {}", one.address, one.reason));
+        let sees = one
+            .sees
+            .map(|ip| format!(", sees {ip} as the client"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "  {mark} {}{pod}{node}: {}{sees}",
+            one.address, one.reason
+        ));
     }
     lines.join("\n") + "\n"
 }
 
-fn verdict(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Untouched => "not translated: it goes where its address leads",
-        Outcome::Endpoint => "sent to one of the endpoints marked *",
-        Outcome::Refused => "refused: the client is told at once",
-        Outcome::Dropped => "dropped: the client times out",
+fn by(decided: DecidedBy) -> &'static str {
+    match decided {
+        DecidedBy::Logic => "the logic of the programs",
+        DecidedBy::Programs => "the loaded programs",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_explain::{EndpointLine, Hook, Step};
+    use agent_explain::{EndpointLine, Outcome, Step};
 
     #[test]
     fn people_read_the_steps_and_then_the_endpoints() {
@@ -169,17 +294,25 @@ mod tests {
                 object: None,
             }],
             outcome: Outcome::Endpoint,
+            reason: None,
             endpoints: vec![EndpointLine {
                 address: "10.0.1.10:8080".into(),
                 pod: Some("default/web-1".into()),
                 node: Some("n1".into()),
                 used: true,
                 reason: "ready".into(),
+                sees: Some("192.0.2.1".parse().unwrap()),
             }],
+            decided_by: DecidedBy::Programs,
+            warnings: vec!["look out".into()],
         };
         let told = text(&e);
         assert!(told.contains("1. one of 1 by chance"));
         assert!(told.contains("=> sent to one of the endpoints"));
-        assert!(told.contains("* 10.0.1.10:8080 pod default/web-1 on n1: ready"));
+        assert!(
+            told.contains("* 10.0.1.10:8080 pod default/web-1 on n1: ready, sees 192.0.2.1 as the client")
+        );
+        assert!(told.contains("(decided by the loaded programs)"));
+        assert!(told.contains("!! look out"));
     }
 }

@@ -308,19 +308,39 @@ fn dumps(args: &MapsArgs) -> Result<Vec<(String, Dump)>> {
     pins.into_iter().map(read).collect()
 }
 
+/// Where one node's data path can be reached from here.
+pub(crate) struct Place {
+    /// The folder of its pins.
+    pub pins: PathBuf,
+    /// Its network namespace; `None` if that is our own.
+    pub network: Option<PathBuf>,
+}
+
+/// Finds a node that runs.
+///
+/// # Errors
+/// The node does not run, or we are not root.
+pub(crate) fn place(name: &ClusterName, node: &str) -> Result<Place> {
+    let (_, folder) = pins(name, Some(node))?.swap_remove(0);
+    let cluster = running(name)?;
+    let alive = recorded(&cluster.dirs().processes());
+    let init = alive.get(node).filter(|p| p.alive() && !cluster.host);
+    Ok(Place {
+        network: init.map(|p| PathBuf::from(format!("/proc/{}/ns/net", p.pid))),
+        pins: folder,
+    })
+}
+
 /// The tables of one node as they stand, for whoever explains.
 ///
 /// # Errors
-/// When the node does not run or its maps cannot be read.
-pub(crate) fn tables(name: &ClusterName, node: &str) -> Result<Snapshot> {
-    let (_, folder) = pins(name, Some(node))?.swap_remove(0);
-    let still = Still::read(&folder)?;
-    Ok(Snapshot {
-        settings: still.settings,
-        maps: still.maps,
-        affinity: still.affinity.into_iter().collect(),
-        now: still.now,
-    })
+/// When its maps cannot be read.
+pub(crate) fn tables(pins: &Path) -> Result<Snapshot> {
+    let still = Still::read(pins)?;
+    let tables = Snapshot::new(still.settings, still.maps);
+    tables.affinity.borrow_mut().extend(still.affinity);
+    tables.clock.set(still.now);
+    Ok(tables)
 }
 
 /// Runs a command on a node: in its namespaces and cgroup, as its own processes are.

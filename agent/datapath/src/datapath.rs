@@ -513,9 +513,7 @@ impl Datapath {
 /// `struct xdp_md` of a frame that this device received.
 fn uplink_context(device: &str, frame: &[u8]) -> Result<Vec<u8>, DatapathError> {
     let index = attach::device_index(device).map_err(|e| DatapathError::path(device)(e.into()))?;
-    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let context = [0, frame.len() as u32, 0, index, 0, 0];
-    Ok(context.iter().flat_map(|word| word.to_ne_bytes()).collect())
+    Ok(object::xdp_context(frame, index))
 }
 
 /// The cookie of the network namespace of the calling thread, for [`Settings::host_netns_cookie`]; 0, which no namespace has,

@@ -40,6 +40,10 @@ pub enum DatapathError {
         datapath_abi::LAYOUT
     )]
     Layout { found: u32 },
+    #[error(
+        "program {0} answers a packet with verdict {1}, which none of ours does: it was built from other sources"
+    )]
+    Verdict(&'static str, u32),
     #[error("no data path is pinned at {0}: is an agent running on this node?")]
     NotPinned(PathBuf),
 }

@@ -4,6 +4,7 @@
 //! maps, checks their layout, and puts its own programs in the place of the old ones, link by link.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod aside;
 mod attach;
 mod collect;
 mod datapath;
@@ -24,6 +25,7 @@ mod verify;
 mod xdp;
 
 pub use agent_services::{Changes, Existing};
+pub use aside::{Aside, Standing, devices_before_stack, in_the_way};
 pub use collect::{Collected, Survey};
 pub use datapath::{Datapath, DatapathConfig, netns_cookie, release_freed_memory, since_boot};
 pub use dump::{CounterRow, Dump, FlowRow, MapRow, Pins, ServiceRow, TrafficRow};

@@ -21,6 +21,19 @@ pub fn built_in_object() -> &'static [u8] {
 
 /// Loads all programs of an object. Maps that are pinned in `maps_dir` are taken from there, others are made and pinned.
 pub(crate) fn load(object: &[u8], maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf, DatapathError> {
+    let mut ebpf = load_maps(object, maps_dir, &maps::ALL, sizes)?;
+    load_some(&mut ebpf, |_| true)?;
+    Ok(ebpf)
+}
+
+/// The object with its maps and no program loaded yet. Maps of these names are those pinned in `maps_dir`, or made and pinned;
+/// others are made for this process alone.
+pub(crate) fn load_maps(
+    object: &[u8],
+    maps_dir: &Path,
+    pinned: &[&str],
+    sizes: &Sizes,
+) -> Result<Ebpf, DatapathError> {
     if object.is_empty() {
         return Err(DatapathError::NoObject);
     }
@@ -41,14 +54,10 @@ pub(crate) fn load(object: &[u8], maps_dir: &Path, sizes: &Sizes) -> Result<Ebpf
         .map_max_entries(maps::SOURCE_RANGES, sizes.ranges)
         .map_max_entries(maps::FRAGMENTS, sizes.fragments)
         .map_max_entries(maps::SET_COUNTS, sizes.counts);
-    for name in maps::ALL {
+    for name in pinned {
         loader.map_pin_path(name, maps_dir.join(name));
     }
-    let mut ebpf = loader
-        .load(object)
-        .map_err(|e| DatapathError::Load(Box::new(e)))?;
-    load_programs(&mut ebpf)?;
-    Ok(ebpf)
+    loader.load(object).map_err(|e| DatapathError::Load(Box::new(e)))
 }
 
 /// Linux 5.18 lets socket hooks choose the error that the caller sees. Older kernels get another way to refuse at once.
@@ -56,9 +65,10 @@ fn has_set_retval() -> bool {
     is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval).unwrap_or(false)
 }
 
-/// Several at once, where there are several processors: the time is the verifier's.
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    let programs: Vec<_> = ebpf.programs_mut().map(Mutex::new).collect();
+/// Loads the programs whose names are wanted. Several at once, where there are several processors: the time is the verifier's.
+pub(crate) fn load_some(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<(), DatapathError> {
+    let programs = ebpf.programs_mut().filter(|(name, _)| wanted(name));
+    let programs: Vec<_> = programs.map(Mutex::new).collect();
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     jobs::run(threads.min(programs.len()), programs.len(), |i| {
         let mut program = programs[i].lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,4 +147,11 @@ fn run(ebpf: &Ebpf, name: &str, options: TestRunOptions<'_>) -> Result<TestRunRe
         name: name.to_owned(),
         source: Box::new(source),
     })
+}
+
+/// The context of a test run as if the frame had come in at a device.
+pub(crate) fn xdp_context(frame: &[u8], device: u32) -> Vec<u8> {
+    // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let words = [0, frame.len() as u32, 0, device, 0, 0];
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }

@@ -120,6 +120,15 @@ impl<K: Plain, V: Plain> Table<K, V> {
         sys::delete(self.fd.as_fd(), key).map_err(failed(self.name, "cleaned"))
     }
 
+    /// Deletes everything, one by one: for few entries.
+    pub fn clear(&self) -> Result<(), DatapathError> {
+        let first = || sys::next_key::<K>(self.fd.as_fd(), None).map_err(failed(self.name, "read"));
+        while let Some(key) = first()? {
+            self.delete_one(&key)?;
+        }
+        Ok(())
+    }
+
     /// All entries. Entries that come or go meanwhile may or may not be among them.
     pub fn entries(&self) -> Result<Vec<(K, V)>, DatapathError> {
         if self.singly {
@@ -174,6 +183,11 @@ impl<K: Plain, V: Plain> PerCpu<K, V> {
     pub fn open(name: &'static str, folder: &Path) -> Result<Self, DatapathError> {
         let path = folder.join(name);
         let fd = sys::open_pinned(&path).map_err(DatapathError::path(&path))?;
+        Self::new(name, fd)
+    }
+
+    /// Takes a map; refuses one whose sizes are others than the types'.
+    pub fn new(name: &'static str, fd: OwnedFd) -> Result<Self, DatapathError> {
         let info = sys::map_info(fd.as_fd()).map_err(failed(name, "inspected"))?;
         if info.key_size as usize != size_of::<K>()
             || info.value_size as usize != size_of::<V>()

@@ -2,11 +2,11 @@
 use crate::explain::{name, same_family};
 use crate::snapshot::facts;
 use crate::world::{Packet, World};
-use agent_services::{EndpointFacts, Unused};
+use agent_services::{EndpointFacts, Unused, parse_ip};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// One endpoint.
@@ -22,6 +22,9 @@ pub struct EndpointLine {
     pub used: bool,
     /// Why, or why not.
     pub reason: String,
+    /// The address that it sees as the client's, where that is another than the client's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sees: Option<IpAddr>,
 }
 
 /// What the tables hold for the packet.
@@ -38,11 +41,19 @@ pub(crate) struct View<'a> {
     /// Whether only endpoints of the node count for the packet.
     pub local: bool,
     pub usable: Usable,
+    /// The name of the service's port, if the maps tell it.
+    pub port: Option<&'a str>,
+    /// What endpoints that were drawn see as the client's address.
+    pub sees: &'a BTreeMap<SocketAddr, IpAddr>,
 }
 
 /// Every endpoint of the service for the packet's port.
 pub(crate) fn lines(world: &World, service: &Service, packet: &Packet, view: &View<'_>) -> Vec<EndpointLine> {
-    let Some(port) = world.port_of(service, packet) else {
+    let named = view.port.and_then(|name| {
+        let all = service.spec.as_ref()?.ports.as_ref()?;
+        all.iter().find(|p| p.name.as_deref().unwrap_or_default() == name)
+    });
+    let Some(port) = named.or_else(|| world.port_of(service, packet)) else {
         return Vec::new();
     };
     let facts = facts(world, view.node, service);
@@ -51,7 +62,7 @@ pub(crate) fn lines(world: &World, service: &Service, packet: &Packet, view: &Vi
     for slice in world.slices_of(service) {
         let numbers: Vec<_> = numbers(slice, port).collect();
         for endpoint in slice.endpoints.iter().flatten() {
-            let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok()) else {
+            let Some(ip) = endpoint.addresses.first().and_then(|a| parse_ip(a)) else {
                 continue;
             };
             if numbers.is_empty() {
@@ -66,7 +77,9 @@ pub(crate) fn lines(world: &World, service: &Service, packet: &Packet, view: &Vi
                 let address = SocketAddr::new(ip, *number);
                 let (used, reason) = judge(endpoint, address, packet, view, facts.get(&address));
                 if seen.insert(address) {
-                    all.push(line(world, endpoint, address.to_string(), used, reason));
+                    let mut line = line(world, endpoint, address.to_string(), used, reason);
+                    line.sees = view.sees.get(&address).copied().filter(|ip| *ip != packet.src);
+                    all.push(line);
                 }
             }
         }
@@ -90,7 +103,7 @@ fn numbers<'a>(slice: &'a EndpointSlice, port: &'a ServicePort) -> impl Iterator
 }
 
 fn line(world: &World, endpoint: &Endpoint, address: String, used: bool, reason: String) -> EndpointLine {
-    let ip = endpoint.addresses.first().and_then(|a| a.parse().ok());
+    let ip = endpoint.addresses.first().and_then(|a| parse_ip(a));
     let target = endpoint
         .target_ref
         .as_ref()
@@ -108,6 +121,7 @@ fn line(world: &World, endpoint: &Endpoint, address: String, used: bool, reason:
         node: endpoint.node_name.clone(),
         used,
         reason,
+        sees: None,
     }
 }
 

@@ -2,16 +2,16 @@
 //! the objects and the tables.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod decide;
 mod endpoints;
 mod explain;
 pub mod probe;
 mod question;
-mod scratch;
 mod snapshot;
 mod world;
 
 pub use endpoints::EndpointLine;
-pub use explain::{Explanation, Hook, Outcome, Step, explain};
+pub use explain::{Ask, DecidedBy, Explanation, Hook, Outcome, Step, explain};
 pub use question::{End, Port, Question, QuestionError};
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, planned};
 pub use world::{Packet, Source, World, WorldError};

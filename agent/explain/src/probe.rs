@@ -1,16 +1,68 @@
 //! The first packet of a connection, as bytes: what the logic and the loaded programs are given.
 use datapath_abi::Proto;
-use std::net::IpAddr;
+use datapath_logic::packet::tcp::{ACK, SYN};
+use std::net::{IpAddr, SocketAddr};
 
 /// A port from which clients usually ask.
 pub const CLIENT_PORT: u16 = 40_000;
 /// Hops that are left to the packet.
 const HOPS: u8 = 64;
 
-/// An Ethernet frame with a TCP SYN, an empty UDP datagram or an SCTP INIT chunk, from [`CLIENT_PORT`]. The transport checksum
-/// is left out: nothing on the way verifies it, and the frame leaves no machine. Both addresses have to be of one family.
-pub fn frame(src: IpAddr, dst: IpAddr, port: u16, proto: Proto) -> Vec<u8> {
-    let transport = transport(port, proto);
+/// The first packet of a connection. Both addresses have to be of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
+    pub proto: Proto,
+}
+
+impl Probe {
+    /// An Ethernet frame with a TCP SYN, an empty UDP datagram, an SCTP INIT chunk or an ICMP echo request. The transport checksum
+    /// is left out: nothing on the way verifies it, and the frame leaves no machine.
+    pub fn frame(&self) -> Vec<u8> {
+        frame(self.src.ip(), self.dst.ip(), self.proto, &self.transport(SYN))
+    }
+
+    /// The endpoint's answer to it, as the endpoint sends it.
+    pub fn answer(&self) -> Vec<u8> {
+        let back = Self {
+            src: self.dst,
+            dst: self.src,
+            proto: self.proto,
+        };
+        frame(
+            back.src.ip(),
+            back.dst.ip(),
+            back.proto,
+            &back.transport(SYN | ACK),
+        )
+    }
+
+    fn transport(&self, flags: u8) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(32);
+        if matches!(self.proto, Proto::ICMP | Proto::ICMPV6) {
+            // RFC 792 and RFC 4443: echo request, identification 1, sequence number 1.
+            let kind = if self.proto == Proto::ICMP { 8 } else { 128 };
+            return vec![kind, 0, 0, 0, 0, 1, 0, 1];
+        }
+        bytes.extend(self.src.port().to_be_bytes());
+        bytes.extend(self.dst.port().to_be_bytes());
+        match self.proto {
+            // RFC 9293: sequence and acknowledgement number 0, header of five words, the largest window.
+            Proto::TCP => bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]),
+            // RFC 9260: verification tag 0, checksum, INIT of 20 bytes.
+            Proto::SCTP => {
+                bytes.extend([0; 8]);
+                bytes.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+            }
+            // RFC 768: length 8, no checksum.
+            _ => bytes.extend([0, 8, 0, 0]),
+        }
+        bytes
+    }
+}
+
+fn frame(src: IpAddr, dst: IpAddr, proto: Proto, transport: &[u8]) -> Vec<u8> {
     let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -46,24 +98,6 @@ fn six(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-fn transport(port: u16, proto: Proto) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(32);
-    bytes.extend(CLIENT_PORT.to_be_bytes());
-    bytes.extend(port.to_be_bytes());
-    match proto {
-        // RFC 9293: sequence number 0, header of five words, SYN, the largest window.
-        Proto::TCP => bytes.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]),
-        // RFC 9260: verification tag 0, checksum, INIT of 20 bytes.
-        Proto::SCTP => {
-            bytes.extend([0; 8]);
-            bytes.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
-        }
-        // RFC 768: length 8, no checksum.
-        _ => bytes.extend([0, 8, 0, 0]),
-    }
-    bytes
-}
-
 fn checksum(header: &[u8; 20]) -> [u8; 2] {
     let words = header
         .chunks_exact(2)
@@ -83,12 +117,35 @@ mod tests {
     #[test]
     fn a_frame_is_read_back_as_what_was_asked() {
         for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
-            for (src, dst) in [("203.0.113.7", "192.0.2.1"), ("2001:db8::7", "fd00:10:96::1")] {
-                let (src, dst): (IpAddr, IpAddr) = (src.parse().unwrap(), dst.parse().unwrap());
-                let p = parse(&frame(src, dst, 80, proto)[..]).unwrap();
-                assert_eq!((p.src.to_ip(), p.dst.to_ip(), p.proto), (src, dst, proto));
-                assert_eq!((p.sport.get(), p.dport.get()), (CLIENT_PORT, 80));
+            for (src, dst) in [
+                ("203.0.113.7:4000", "192.0.2.1:80"),
+                ("[2001:db8::7]:4000", "[fd00:10:96::1]:80"),
+            ] {
+                let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+                let probe = Probe { src, dst, proto };
+                for (bytes, from, to) in [(probe.frame(), src, dst), (probe.answer(), dst, src)] {
+                    let p = parse(&bytes[..]).unwrap();
+                    assert_eq!(SocketAddr::new(p.src.to_ip(), p.sport.get()), from);
+                    assert_eq!(SocketAddr::new(p.dst.to_ip(), p.dport.get()), to);
+                    assert_eq!(p.proto, proto);
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_question_about_icmp_is_an_echo_request() {
+        for (src, dst, proto, kind) in [
+            ("203.0.113.7:0", "192.0.2.1:0", Proto::ICMP, 8),
+            ("[2001:db8::7]:0", "[fd00::1]:0", Proto::ICMPV6, 128),
+        ] {
+            let probe = Probe {
+                src: src.parse().unwrap(),
+                dst: dst.parse().unwrap(),
+                proto,
+            };
+            let p = parse(&probe.frame()[..]).unwrap();
+            assert_eq!((p.proto, p.icmp_type, p.is_error()), (proto, kind, false));
         }
     }
 }

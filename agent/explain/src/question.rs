@@ -75,7 +75,7 @@ impl FromStr for Question {
     }
 }
 
-/// Takes `/tcp`, `/udp` or `/sctp` off the end.
+/// Takes `/tcp`, `/udp`, `/sctp` or `/icmp` off the end.
 fn protocol(text: &str) -> (&str, Option<Proto>) {
     let Some((rest, last)) = text.rsplit_once('/') else {
         return (text, None);
@@ -86,6 +86,7 @@ fn protocol(text: &str) -> (&str, Option<Proto>) {
         "tcp" => (rest, Some(Proto::TCP)),
         "udp" => (rest, Some(Proto::UDP)),
         "sctp" => (rest, Some(Proto::SCTP)),
+        "icmp" => (rest, Some(Proto::ICMP)),
         _ => (text, None),
     }
 }

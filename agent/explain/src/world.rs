@@ -1,11 +1,12 @@
 //! The Kubernetes objects that a question is about, and what its ends are among them.
 use crate::question::{End, Port, Question};
+use agent_services::parse_ip;
 use datapath_abi::Proto;
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Everything that was observed.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +80,17 @@ pub struct Packet {
     pub to: String,
 }
 
+impl Packet {
+    /// `10.0.0.2 → 10.96.0.5:80/TCP`.
+    pub(crate) fn text(&self) -> String {
+        let to = match self.proto {
+            Proto::ICMP | Proto::ICMPV6 => self.dst.to_string(),
+            _ => SocketAddr::new(self.dst, self.port).to_string(),
+        };
+        format!("{} → {to}/{}", self.src, crate::explain::name(self.proto))
+    }
+}
+
 impl World {
     /// Adds the objects of a manifest; kinds that decide nothing about packets are left out.
     ///
@@ -117,6 +129,8 @@ impl World {
         let (targets, service) = self.target(&question.to, namespace, &sources)?;
         let to = question.to.to_string();
         let (port, proto) = match service {
+            // An echo has no port.
+            _ if question.proto == Some(Proto::ICMP) => (0, Proto::ICMP),
             Some(service) => service_port(service, question)?,
             None => (plain_port(question)?, question.proto.unwrap_or(Proto::TCP)),
         };
@@ -133,6 +147,11 @@ impl World {
                     "IPv6"
                 },
             });
+        };
+        let proto = if proto == Proto::ICMP && dst.is_ipv6() {
+            Proto::ICMPV6
+        } else {
+            proto
         };
         Ok(Packet {
             source,
@@ -243,6 +262,11 @@ impl World {
             .or_else(|| by_port().filter(|_| of_node))
     }
 
+    /// The service of this name, as `namespace/name`.
+    pub(crate) fn service_named(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|s| full_name(&s.metadata) == name)
+    }
+
     /// The service's port that a packet is for.
     pub(crate) fn port_of<'a>(&self, service: &'a Service, packet: &Packet) -> Option<&'a ServicePort> {
         let own = self.service_at(packet.dst).is_some();
@@ -272,14 +296,18 @@ impl World {
     pub fn service_at(&self, ip: IpAddr) -> Option<&Service> {
         self.services.iter().find(|s| {
             let spec = s.spec.as_ref();
-            let listed = |ips: Option<&Vec<String>>| ips.into_iter().flatten().any(|t| t.parse() == Ok(ip));
+            let listed =
+                |ips: Option<&Vec<String>>| ips.into_iter().flatten().any(|t| parse_ip(t) == Some(ip));
             let status = s.status.as_ref().and_then(|s| s.load_balancer.as_ref());
             let balancer = status.and_then(|b| b.ingress.as_ref()).into_iter().flatten();
-            listed(spec.and_then(|s| s.cluster_ips.as_ref()))
+            // Objects from before there were several have one alone.
+            let only = spec.and_then(|s| s.cluster_ip.as_ref());
+            only.and_then(|t| parse_ip(t)) == Some(ip)
+                || listed(spec.and_then(|s| s.cluster_ips.as_ref()))
                 || listed(spec.and_then(|s| s.external_ips.as_ref()))
                 || balancer
                     .filter_map(|i| i.ip.as_ref())
-                    .any(|t| t.parse() == Ok(ip))
+                    .any(|t| parse_ip(t) == Some(ip))
         })
     }
 }
@@ -350,13 +378,9 @@ pub(crate) fn full_name(meta: &ObjectMeta) -> String {
 fn pod_addresses(pod: &Pod) -> Result<Vec<IpAddr>, WorldError> {
     let status = pod.status.as_ref();
     let many = status.and_then(|s| s.pod_ips.as_ref()).into_iter().flatten();
-    let mut ips: Vec<IpAddr> = many.filter_map(|ip| ip.ip.parse().ok()).collect();
+    let mut ips: Vec<IpAddr> = many.filter_map(|ip| parse_ip(&ip.ip)).collect();
     if ips.is_empty() {
-        ips.extend(
-            status
-                .and_then(|s| s.pod_ip.as_ref())
-                .and_then(|ip| ip.parse::<IpAddr>().ok()),
-        );
+        ips.extend(status.and_then(|s| s.pod_ip.as_ref()).and_then(|ip| parse_ip(ip)));
     }
     if ips.is_empty() {
         return Err(WorldError::NoAddress(full_name(&pod.metadata)));
@@ -370,7 +394,7 @@ pub(crate) fn node_addresses(node: &Node) -> Result<Vec<IpAddr>, WorldError> {
     let ips: Vec<IpAddr> = status
         .into_iter()
         .flatten()
-        .filter_map(|a| a.address.parse().ok())
+        .filter_map(|a| parse_ip(&a.address))
         .collect();
     if ips.is_empty() {
         return Err(WorldError::NodeAddress(
@@ -398,7 +422,7 @@ fn service_addresses(service: &Service) -> Result<Vec<IpAddr>, WorldError> {
     if texts.iter().any(|t| *t == "None") {
         return Err(WorldError::Headless(name));
     }
-    let ips: Vec<IpAddr> = texts.iter().filter_map(|t| t.parse().ok()).collect();
+    let ips: Vec<IpAddr> = texts.iter().filter_map(|t| parse_ip(t)).collect();
     if ips.is_empty() {
         Err(WorldError::Unallocated(name))
     } else {

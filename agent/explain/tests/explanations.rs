@@ -1,6 +1,7 @@
 //! Questions to a small cluster, and the answers word by word.
 #![allow(clippy::unwrap_used)]
-use agent_explain::{Explanation, Hook, Outcome, Question, Snapshot, World, explain};
+use agent_explain::{Ask, DecidedBy, Explanation, Hook, Outcome, Question, World, explain, planned};
+use datapath_logic::host::{Fate, Hook as StageHook, Ran, StageError, Stages};
 use serde_json::{Value, json};
 
 fn node(name: &str, ip: &str, zone: &str, pods: &str) -> Value {
@@ -51,7 +52,7 @@ fn world(spec: Value, endpoints: Value) -> World {
 fn ask(world: &World, node: &str, question: &str) -> Explanation {
     let question: Question = question.parse().unwrap();
     let packet = world.resolve(&question, "default").unwrap();
-    explain(world, &packet, node, &Snapshot::planned(world, node))
+    explain(world, &packet, node, &planned(world, node, &[]), Ask::default())
 }
 
 fn told(e: &Explanation, words: &str) {
@@ -102,7 +103,7 @@ fn no_ready_endpoint_is_a_refusal() {
     let endpoints = json!([endpoint("10.0.1.10", "n1", false, false)]);
     let e = ask(&world(json!({}), endpoints), "n1", "pod/client -> svc/web");
     assert_eq!(e.outcome, Outcome::Refused);
-    told(&e, "no endpoint can be used");
+    told(&e, "no endpoint is ready: 1 × not ready");
     assert_eq!(reason(&e, "10.0.1.10:8080"), "not ready");
 }
 
@@ -174,7 +175,86 @@ fn the_answer_is_the_same_contract_in_json() {
     let e = ask(&world(json!({}), both()), "n1", "pod/client -> svc/web");
     let v = serde_json::to_value(&e).unwrap();
     assert_eq!(v["outcome"], "endpoint");
+    assert_eq!(v["decidedBy"], "logic");
+    assert!(v.get("warnings").is_none());
     assert_eq!(v["hook"], "socket");
     assert_eq!(v["packet"], "10.0.1.2 → 10.96.0.5:80/TCP");
     assert_eq!(v["endpoints"][0]["used"], true);
+}
+
+#[test]
+fn a_service_without_endpoints_says_so() {
+    let e = ask(&world(json!({}), json!([])), "n1", "pod/client -> svc/web");
+    told(&e, "no endpoint is ready: the service has none");
+    assert_eq!(e.reason.map(|r| r.label()), Some("socket_no_endpoint"));
+}
+
+#[test]
+fn an_endpoint_of_an_outsider_on_another_node_sees_the_node() {
+    let w = world(json!({"type": "NodePort"}), both());
+    let e = ask(&w, "n1", "203.0.113.2 -> node/n1:30080");
+    let sees = |address: &str| e.endpoints.iter().find(|l| l.address == address).unwrap().sees;
+    assert_eq!(sees("10.0.1.10:8080"), None);
+    assert_eq!(sees("10.0.2.10:8080"), Some("192.0.2.1".parse().unwrap()));
+}
+
+#[test]
+fn an_echo_to_a_service_is_refused_and_one_to_a_pod_is_left_alone() {
+    let w = world(json!({}), both());
+    let e = ask(&w, "n1", "pod/client -> svc/web/icmp");
+    assert_eq!((e.hook, e.outcome), (Hook::Pod, Outcome::Refused));
+    told(&e, "service default/web has ports only, and answers no ICMP");
+    assert_eq!(e.packet, "10.0.1.2 → 10.96.0.5/ICMP");
+    let e = ask(&w, "n1", "pod/client -> pod/web-2/icmp");
+    assert_eq!(e.outcome, Outcome::Untouched);
+}
+
+#[test]
+fn sctp_is_decided_by_packets_for_no_hook_is_asked_about_it() {
+    let e = ask(&world(json!({}), both()), "n1", "pod/client -> svc/web:80/sctp");
+    assert_eq!((e.hook, e.outcome), (Hook::Pod, Outcome::Refused));
+    told(&e, "service default/web has no port 80/SCTP");
+}
+
+#[test]
+fn a_host_port_is_its_pods() {
+    let mut w = world(json!({}), both());
+    w.add(json!({"kind": "Pod", "metadata": {"name": "edge", "namespace": "default"},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "ports": [{"containerPort": 8080, "hostPort": 8443}]}]},
+        "status": {"podIP": "10.0.1.20", "podIPs": [{"ip": "10.0.1.20"}]}}))
+        .unwrap();
+    let e = ask(&w, "n1", "203.0.113.2 -> node/n1:8443");
+    assert_eq!(e.outcome, Outcome::Endpoint);
+    told(&e, "192.0.2.1:8443 is a host port of pod default/edge");
+}
+
+/// Programs that refuse everything.
+struct Broken;
+
+impl Stages for Broken {
+    fn again(&mut self, _: u32) -> Result<(), StageError> {
+        Ok(())
+    }
+    fn run(&self, _: StageHook, _: &[u8]) -> Result<Ran, StageError> {
+        Ok(Ran {
+            fate: Fate::Dropped,
+            reason: Some(datapath_abi::Reason::SlotMissing),
+        })
+    }
+}
+
+#[test]
+fn programs_that_decide_otherwise_than_the_logic_are_told_of() {
+    let w = world(json!({"type": "NodePort"}), both());
+    let question: Question = "203.0.113.2 -> node/n1:30080".parse().unwrap();
+    let packet = w.resolve(&question, "default").unwrap();
+    let mut broken = Broken;
+    let with = Ask {
+        programs: Some(&mut broken),
+        ..Ask::default()
+    };
+    let e = explain(&w, &packet, "n1", &planned(&w, "n1", &[]), with);
+    assert_eq!((e.outcome, e.decided_by), (Outcome::Dropped, DecidedBy::Programs));
+    assert!(e.warnings[0].contains("disagree"), "{:?}", e.warnings);
+    assert!(e.endpoints.iter().all(|l| !l.used));
 }

@@ -2,6 +2,7 @@ use datapath_abi::{
     Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey,
     Owner, Proto, SetId, SourceRangeKey,
 };
+use datapath_logic::host::{Maps, contains};
 use std::collections::{HashMap, HashSet};
 
 /// What stands in the maps: read once at start, so that a new agent goes on where the last one stopped; also the form in
@@ -14,6 +15,25 @@ pub struct Existing {
     pub maglev: HashMap<MaglevKey, Maglev>,
     pub ranges: HashSet<SourceRangeKey>,
     pub owners: HashMap<SetId, Owner>,
+}
+
+/// The maps in memory: what a packet would find in them.
+impl Maps for Existing {
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        self.frontends.get(key).copied()
+    }
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        self.backends.get(key).copied()
+    }
+    fn admits(&self, client: &SourceRangeKey) -> bool {
+        self.ranges.iter().any(|range| contains(range, client))
+    }
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        self.members.get(key).copied()
+    }
+    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16> {
+        self.maglev.get(key)?.0.get(usize::from(place)).copied()
+    }
 }
 
 impl Existing {

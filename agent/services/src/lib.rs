@@ -27,4 +27,4 @@ pub use host_ports::{HostPort, HostPortsView};
 pub use in_use::InUse;
 pub use node::{Node, node_port_addresses};
 pub use planner::Planner;
-pub use view::{EndpointView, ObjectName, PortView, ServiceView, SlicePort, SliceView};
+pub use view::{EndpointView, ObjectName, PortView, ServiceView, SlicePort, SliceView, parse_ip};

@@ -212,8 +212,8 @@ pub(crate) fn parse_range(text: &str) -> Option<(IpAddr, u8)> {
     }
 }
 
-/// Zeros before a number in old objects are decimal: 172.30.0.041 is .41.
-pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
+/// An address as objects may have it. Zeros before a number in old ones are decimal: 172.30.0.041 is .41.
+pub fn parse_ip(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse() {
         return Some(ip);
     }

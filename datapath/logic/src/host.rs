@@ -1,71 +1,138 @@
-//! Tables on the host, for the tests of this crate.
-use crate::flow::{Known, Seen, advance, known};
-pub(crate) use crate::packet::tests::ip;
+//! Tables in memory, for whoever asks the logic without a kernel: tests, and explanations of what the maps of a node would do.
+use crate::flow::{Known, Seen, advance, known, spent};
 use crate::{FlowTable, Tables};
 use datapath_abi::{
-    Affinity, AffinityKey, Backend, BackendKey, Be16, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    FrontendValue, Maglev, MaglevKey, Member, MemberKey, Proto, Range, SetId, Settings, SettingsFlags,
-    SourceRangeKey,
+    Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
+    FrontendValue, MaglevKey, Member, MemberKey, Range, Settings, SourceRangeKey,
 };
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::vec::Vec;
+use std::rc::Rc;
 
-#[derive(Default)]
-pub(crate) struct Host {
-    pub settings: Settings,
-    pub frontends: HashMap<FrontendKey, FrontendValue>,
-    pub backends: HashMap<BackendKey, Backend>,
-    pub sources: Vec<(SetId, Range)>,
-    pub members: RefCell<HashMap<MemberKey, Member>>,
-    pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
-    /// One for all sets.
-    pub maglev: Vec<Maglev>,
-    pub flows: RefCell<HashMap<FlowKey, Flow>>,
-    pub fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
-    pub random: Cell<u32>,
-    pub clock: Cell<u64>,
+#[cfg(test)]
+pub(crate) mod sample;
+mod stages;
+
+pub use stages::{Fate, Hook, Logic, Ran, StageError, Stages};
+
+/// What user space writes into the service maps.
+pub trait Maps {
+    /// The frontend of this key.
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue>;
+    /// The endpoint in this slot.
+    fn backend(&self, key: &BackendKey) -> Option<Backend>;
+    /// Whether a range of the key's set contains the key's client; [`contains`] compares as the trie does.
+    fn admits(&self, client: &SourceRangeKey) -> bool;
+    /// Where an endpoint stands in a set with affinity.
+    fn member(&self, key: &MemberKey) -> Option<Member>;
+    /// The slot at a place of a Maglev table.
+    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16>;
 }
 
-impl Host {
-    /// Writes the members of what stands in the slots.
-    pub fn members_of_all(&mut self) {
-        let member = |(k, b): (&BackendKey, &Backend)| {
-            let key = MemberKey {
-                set: k.set,
-                generation: k.generation,
-                port: b.port,
-                addr: b.addr,
-            };
-            let value = Member {
-                slot: k.slot,
-                local_slot: Member::NOWHERE,
-            };
-            (key, value)
-        };
-        *self.members.borrow_mut() = self.backends.iter().map(member).collect();
+impl<M: Maps + ?Sized> Maps for &M {
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        (**self).frontend(key)
+    }
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        (**self).backend(key)
+    }
+    fn admits(&self, client: &SourceRangeKey) -> bool {
+        (**self).admits(client)
+    }
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        (**self).member(key)
+    }
+    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16> {
+        (**self).maglev(key, place)
     }
 }
 
-impl Tables for Host {
+impl<M: Maps + ?Sized> Maps for Rc<M> {
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
+        (**self).frontend(key)
+    }
+    fn backend(&self, key: &BackendKey) -> Option<Backend> {
+        (**self).backend(key)
+    }
+    fn admits(&self, client: &SourceRangeKey) -> bool {
+        (**self).admits(client)
+    }
+    fn member(&self, key: &MemberKey) -> Option<Member> {
+        (**self).member(key)
+    }
+    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16> {
+        (**self).maglev(key, place)
+    }
+}
+
+/// Whether an entry of the source ranges is of the client's set and contains its address: what a longest prefix match finds.
+pub fn contains(entry: &SourceRangeKey, client: &SourceRangeKey) -> bool {
+    // The set is the first 32 bits of every prefix.
+    let range = Range {
+        addr: entry.addr,
+        bits: entry.bits.saturating_sub(32),
+    };
+    entry.set == client.set && range.contains(client.addr)
+}
+
+/// The tables of one node: its service maps, and everything that packets and sockets leave behind.
+#[derive(Clone, Debug, Default)]
+pub struct Host<M> {
+    pub settings: Settings,
+    pub maps: M,
+    pub flows: RefCell<HashMap<FlowKey, Flow>>,
+    pub fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
+    pub affinity: RefCell<HashMap<AffinityKey, Affinity>>,
+    /// Where the random numbers start; each is one step further, and the steps fill 32 bits evenly.
+    pub random: Cell<u32>,
+    /// Nanoseconds since boot; stands still unless it is set.
+    pub clock: Cell<u64>,
+}
+
+impl<M> Host<M> {
+    /// A node on which nothing has happened yet.
+    pub fn new(settings: Settings, maps: M) -> Self {
+        Self {
+            settings,
+            maps,
+            flows: RefCell::default(),
+            fragments: RefCell::default(),
+            affinity: RefCell::default(),
+            random: Cell::default(),
+            clock: Cell::default(),
+        }
+    }
+
+    /// The same maps, memory and clock, without flows: what is asked of it leaves no trace here. `random` is where its random
+    /// numbers start.
+    pub fn aside(&self, random: u32) -> Host<&M> {
+        Host {
+            affinity: self.affinity.clone(),
+            random: Cell::new(random),
+            clock: self.clock.clone(),
+            ..Host::new(self.settings, &self.maps)
+        }
+    }
+}
+
+impl<M: Maps> Tables for Host<M> {
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)
     }
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
-        self.frontends.get(key).copied()
+        self.maps.frontend(key)
     }
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
-        self.backends.get(key).copied()
+        self.maps.backend(key)
     }
     fn admits(&self, key: &SourceRangeKey) -> bool {
-        let of_set = self.sources.iter().filter(|(s, _)| s.0.to_be_bytes() == key.set);
-        of_set.into_iter().any(|(_, r)| r.contains(key.addr))
+        self.maps.admits(key)
     }
     fn member(&self, key: &MemberKey) -> Option<Member> {
-        self.members.borrow().get(key).copied()
+        self.maps.member(key)
     }
-    fn maglev(&self, _: &MaglevKey, place: u16) -> Option<u16> {
-        Some(self.maglev.first()?.0[place as usize])
+    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16> {
+        self.maps.maglev(key, place)
     }
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
         self.affinity.borrow().get(key).copied()
@@ -77,12 +144,13 @@ impl Tables for Host {
         self.clock.get()
     }
     fn random(&self) -> u32 {
-        self.random.set(self.random.get().wrapping_add(0x9e37_79b9));
-        self.random.get()
+        let random = self.random.get();
+        self.random.set(random.wrapping_add(0x9e37_79b9));
+        random
     }
 }
 
-impl FlowTable for Host {
+impl<M> FlowTable for Host<M> {
     fn touch(&self, key: &FlowKey, seen: &Seen) -> Option<Known> {
         self.flows.borrow_mut().get_mut(key).map(|f| advance(f, seen))
     }
@@ -99,78 +167,12 @@ impl FlowTable for Host {
     }
     fn is_spent(&self, key: &FlowKey, now: u64) -> bool {
         let flows = self.flows.borrow();
-        flows
-            .get(key)
-            .is_some_and(|f| crate::flow::spent(f, key.proto, now))
+        flows.get(key).is_some_and(|f| spent(f, key.proto, now))
     }
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
         self.fragments.borrow().get(key).copied()
     }
     fn keep_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
         self.fragments.borrow_mut().insert(*key, *ports);
-    }
-}
-
-/// A node with one service: addresses 192.0.2.1 and 2001:db8::1, pods in 10.0.0.0/8 and fd00::/64. Endpoints in 10.0.0.0/24
-/// and fd00::/112 are its own.
-pub(crate) fn host(vip: &str, port: u16, proto: Proto, backends: &[(&str, u16)]) -> Host {
-    let mut h = Host::default();
-    h.settings.flags = SettingsFlags::UPLINK;
-    h.settings.service_ranges[0] = Range::new("10.96.0.0".parse().unwrap(), 16);
-    h.settings.service_ranges[1] = Range::new("fd00:10:96::".parse().unwrap(), 112);
-    h.settings.pod_ranges[0] = Range::new("10.0.0.0".parse().unwrap(), 8);
-    h.settings.pod_ranges[1] = Range::new("fd00::".parse().unwrap(), 64);
-    h.settings.node_addrs[0] = ip("192.0.2.1");
-    h.settings.node_addrs[1] = ip("2001:db8::1");
-    h.settings.masquerade = [ip("192.0.2.1"), ip("2001:db8::1")];
-    h.settings.host_netns_cookie = 1;
-    h.add(vip, port, proto, backends);
-    h
-}
-
-impl Host {
-    /// Adds a frontend with a set of its own.
-    pub fn add(
-        &mut self,
-        vip: &str,
-        port: u16,
-        proto: Proto,
-        backends: &[(&str, u16)],
-    ) -> &mut FrontendValue {
-        let own = [
-            Range::new("10.0.0.0".parse().unwrap(), 24),
-            Range::new("fd00::".parse().unwrap(), 112),
-        ];
-        let set = SetId(7 + self.frontends.len() as u32);
-        for (slot, (addr, port)) in backends.iter().enumerate() {
-            let addr = ip(addr);
-            let backend = Backend {
-                addr,
-                port: Be16::new(*port),
-                flags: if own.iter().any(|r| r.contains(addr)) {
-                    Backend::LOCAL
-                } else {
-                    0
-                },
-            };
-            let key = BackendKey {
-                set,
-                slot: slot as u16,
-                ..BackendKey::default()
-            };
-            self.backends.insert(key, backend);
-        }
-        if self.settings.is_service_address(ip(vip)) {
-            self.frontends
-                .insert(FrontendKey::whole_address(ip(vip)), FrontendValue::default());
-        }
-        let key = FrontendKey::new(ip(vip), Be16::new(port), proto);
-        let value = FrontendValue {
-            set,
-            count: backends.len() as u16,
-            ..FrontendValue::default()
-        };
-        self.frontends.insert(key, value);
-        self.frontends.get_mut(&key).unwrap()
     }
 }

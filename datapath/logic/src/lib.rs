@@ -6,15 +6,15 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "host"))]
 extern crate std;
 
 pub mod checksum;
 pub mod choose;
 pub mod flow;
 pub mod forward;
-#[cfg(test)]
-mod host;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
 pub mod open;
 pub mod packet;
 pub mod reject;

@@ -112,7 +112,7 @@ fn refused(refusal: Refusal) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{host, ip};
+    use crate::host::sample::{host, ip};
     use datapath_abi::{FrontendFlags, FrontendKey, FrontendValue};
 
     const PORT: Be16 = Be16::new(53);
@@ -197,7 +197,8 @@ mod tests {
     #[test]
     fn the_loopback_address_of_the_node_is_none_of_a_pods() {
         let mut h = host("127.0.0.1", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
-        h.frontends
+        h.maps
+            .frontends
             .values_mut()
             .for_each(|v| v.flags = FrontendFlags::NODE_ONLY);
         let front = Front {
@@ -214,7 +215,7 @@ mod tests {
     fn a_datagram_socket_may_be_connected_to_a_port_that_a_service_has_not() {
         let mut h = host("10.96.0.10", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
         let whole = FrontendKey::whole_address(ip("10.96.0.10"));
-        h.frontends.insert(whole, FrontendValue::default());
+        h.maps.frontends.insert(whole, FrontendValue::default());
         let at = |proto| Front {
             port: Be16::new(99),
             proto,
@@ -229,7 +230,8 @@ mod tests {
     #[test]
     fn source_ranges_are_left_to_the_packets_of_a_pod_and_decided_for_the_node() {
         let mut h = host("10.96.0.10", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
-        h.frontends
+        h.maps
+            .frontends
             .values_mut()
             .for_each(|v| v.flags = FrontendFlags::RANGES);
         assert_eq!(connect(&h, &dns(), POD), Verdict::Pass);

@@ -4,30 +4,16 @@ use crate::{Case, Hook, node, settings};
 use agent_datapath::FlowMemory;
 use agent_services::{Existing, Planner};
 use anyhow::Result;
-use datapath_abi::{
-    Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    FrontendValue, MaglevKey, Member, MemberKey, Proto, Range, Settings, SourceRangeKey,
-};
-use datapath_logic::flow::{Known, Seen, advance, known, spent};
+use datapath_abi::{Proto, Settings};
 use datapath_logic::forward::{self, Verdict};
 use datapath_logic::packet::{ETHERNET, Parsed, parse};
-use datapath_logic::{FlowTable, Tables, reject, rewrite};
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use datapath_logic::{reject, rewrite};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// What a node's maps hold.
 #[derive(Clone)]
-pub struct Host {
-    settings: Settings,
-    maps: Rc<Existing>,
-    flows: RefCell<HashMap<FlowKey, Flow>>,
-    fragments: RefCell<HashMap<FragmentKey, FragmentPorts>>,
-    affinity: RefCell<HashMap<AffinityKey, Affinity>>,
-    now: u64,
-    random: Cell<u32>,
-}
+pub struct Host(datapath_logic::host::Host<Rc<Existing>>);
 
 impl Host {
     /// The maps as the planner fills them for the services of a case.
@@ -44,29 +30,28 @@ impl Host {
 
     /// Maps, and what is remembered of packets, as they were read from somewhere.
     pub fn with(settings: Settings, maps: &Rc<Existing>, memory: &FlowMemory) -> Self {
-        Self {
-            settings,
-            maps: Rc::clone(maps),
-            flows: RefCell::new(memory.flows.iter().copied().collect()),
-            fragments: RefCell::new(memory.fragments.iter().copied().collect()),
-            affinity: RefCell::new(memory.affinity.iter().copied().collect()),
-            now: 1,
-            random: Cell::new(7),
-        }
+        let host = datapath_logic::host::Host::new(settings, Rc::clone(maps));
+        host.flows.borrow_mut().extend(memory.flows.iter().copied());
+        host.fragments
+            .borrow_mut()
+            .extend(memory.fragments.iter().copied());
+        host.affinity.borrow_mut().extend(memory.affinity.iter().copied());
+        Self(host).at(1, 7)
     }
 
     /// At this time (nanoseconds since boot), and with this for chance.
     pub fn at(self, now: u64, random: u32) -> Self {
-        self.random.set(random);
-        Self { now, ..self }
+        self.0.clock.set(now);
+        self.0.random.set(random);
+        self
     }
 
     /// What is remembered of packets.
     pub fn memory(&self) -> FlowMemory {
         FlowMemory {
-            flows: self.flows.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
-            fragments: self.fragments.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
-            affinity: self.affinity.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+            flows: self.0.flows.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+            fragments: self.0.fragments.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+            affinity: self.0.affinity.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
         }
     }
 
@@ -83,10 +68,10 @@ impl Host {
             return done;
         }
         let verdict = match hook {
-            Hook::FromPod => forward::from_pod(self, frame, &p, len),
-            Hook::ToPod => forward::to_pod(self, frame, &p, len),
-            Hook::FromUplink => forward::from_uplink(self, frame, &p, len),
-            Hook::ToUplink => forward::to_uplink(self, frame, &p, len),
+            Hook::FromPod => forward::from_pod(&self.0, frame, &p, len),
+            Hook::ToPod => forward::to_pod(&self.0, frame, &p, len),
+            Hook::FromUplink => forward::from_uplink(&self.0, frame, &p, len),
+            Hook::ToUplink => forward::to_uplink(&self.0, frame, &p, len),
         };
         let mut bytes = frame.to_vec();
         match verdict {
@@ -103,7 +88,7 @@ impl Host {
     /// endpoint is dropped; what stays on the node comes back in by the device, with its own Ethernet address.
     fn decide_own(&self, frame: &[u8], p: &Parsed) -> Option<Done> {
         let mut bytes = frame.to_vec();
-        Some(match forward::from_node(self, frame, p, frame.len() as u32) {
+        Some(match forward::from_node(&self.0, frame, p, frame.len() as u32) {
             (Verdict::Pass, _) => return None,
             (Verdict::Rewrite(r, _), Some(source)) => {
                 let turned = rewrite::apply(&mut bytes[..], &r) && rewrite::apply(&mut bytes[..], &source);
@@ -155,77 +140,8 @@ impl Node for Host {
     }
 
     fn wait(&mut self, time: Duration) -> Result<bool> {
-        self.now += u64::try_from(time.as_nanos())?;
+        let clock = &self.0.clock;
+        clock.set(clock.get() + u64::try_from(time.as_nanos())?);
         Ok(true)
-    }
-}
-
-impl Tables for Host {
-    fn settings(&self) -> Option<&Settings> {
-        Some(&self.settings)
-    }
-    fn frontend(&self, key: &FrontendKey) -> Option<FrontendValue> {
-        self.maps.frontends.get(key).copied()
-    }
-    fn backend(&self, key: &BackendKey) -> Option<Backend> {
-        self.maps.backends.get(key).copied()
-    }
-    fn admits(&self, client: &SourceRangeKey) -> bool {
-        let of_set = self.maps.ranges.iter().filter(|r| r.set == client.set);
-        of_set
-            .map(|r| Range {
-                addr: r.addr,
-                bits: r.bits - 32,
-            })
-            .any(|r| r.contains(client.addr))
-    }
-    fn member(&self, key: &MemberKey) -> Option<Member> {
-        self.maps.members.get(key).copied()
-    }
-    fn maglev(&self, key: &MaglevKey, place: u16) -> Option<u16> {
-        Some(self.maps.maglev.get(key)?.0[usize::from(place)])
-    }
-    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
-        self.affinity.borrow().get(key).copied()
-    }
-    fn keep_affinity(&self, key: &AffinityKey, value: &Affinity) {
-        self.affinity.borrow_mut().insert(*key, *value);
-    }
-    fn now(&self) -> u64 {
-        self.now
-    }
-    fn random(&self) -> u32 {
-        let random = self.random.get();
-        self.random.set(random.wrapping_add(0x9e37_79b9));
-        random
-    }
-}
-
-impl FlowTable for Host {
-    fn touch(&self, key: &FlowKey, seen: &Seen) -> Option<Known> {
-        self.flows.borrow_mut().get_mut(key).map(|f| advance(f, seen))
-    }
-    fn look(&self, key: &FlowKey) -> Option<Known> {
-        self.flows.borrow().get(key).map(known)
-    }
-    fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
-        self.flows.borrow_mut().insert(*key, *flow);
-        true
-    }
-    fn claim(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let free = !self.flows.borrow().contains_key(key);
-        free && self.insert(key, flow)
-    }
-    fn is_spent(&self, key: &FlowKey, now: u64) -> bool {
-        self.flows
-            .borrow()
-            .get(key)
-            .is_some_and(|f| spent(f, key.proto, now))
-    }
-    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
-        self.fragments.borrow().get(key).copied()
-    }
-    fn keep_fragment(&self, key: &FragmentKey, ports: &FragmentPorts) {
-        self.fragments.borrow_mut().insert(*key, *ports);
     }
 }

@@ -1,21 +1,21 @@
 //! Objects in, map content and decisions out: the planner and the packet logic together, without a kernel.
+mod flows;
+mod manifests;
 mod read;
 pub mod rules;
-mod tables;
 mod walk;
 
+pub use flows::{ByLogic, Layer, flows_of_kube_proxy, model_of, node_of, scenarios};
+pub use manifests::ByManifests;
 pub use read::{read, whole_addresses};
-pub use tables::View;
-pub use walk::{From, Outcome};
+pub use walk::{Connection, From, Memory, Outcome};
 
 use agent_services::{Changes, Existing, Node, ObjectName, Planner, ServiceView, SliceView};
-use datapath_abi::{
-    Affinity, AffinityKey, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Proto, Settings,
-};
+use datapath_abi::{BackendKey, FrontendFlags, FrontendKey, FrontendValue, Proto, Settings};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// A node's planner and the maps that it fills.
@@ -23,8 +23,12 @@ pub struct Model {
     pub planner: Planner,
     pub maps: Existing,
     ranges: Vec<(IpAddr, u8)>,
+    /// The agent's `--nodeport-addresses`, as texts; for layers that start from those.
+    pub node_ports: Vec<String>,
+    /// The objects that are there, by kind and name.
+    pub objects: BTreeMap<(String, ObjectName), Value>,
     /// What clients keep.
-    pub affinity: HashMap<AffinityKey, Affinity>,
+    pub affinity: Memory,
     /// The clock.
     pub seconds: u64,
 }
@@ -36,18 +40,32 @@ impl Model {
             planner: Planner::new(node, Existing::default()),
             maps: Existing::default(),
             ranges: ranges.iter().map(|r| parse_range(r)).collect(),
-            affinity: HashMap::new(),
+            node_ports: Vec::new(),
+            objects: BTreeMap::new(),
+            affinity: Memory::new(),
             seconds: 0,
         }
     }
 
+    /// The service ranges.
+    pub fn ranges(&self) -> &[(IpAddr, u8)] {
+        &self.ranges
+    }
+
+    /// The clock in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.seconds * 1_000_000_000
+    }
+
     /// What the programs are told; uplinks are served.
     pub fn settings(&self) -> Settings {
-        self.planner.node().settings(&self.ranges, true, 1)
+        self.planner.node().settings(&self.ranges, true, walk::HOST_NETNS)
     }
 
     /// Observes that an object is there, or changed.
     pub fn apply(&mut self, object: &Value) {
+        let kind = object["kind"].as_str().unwrap_or_default().to_owned();
+        self.objects.insert((kind, name(object)), object.clone());
         match object["kind"].as_str() {
             Some("Service") => {
                 let service: Service = parse(object);
@@ -67,6 +85,7 @@ impl Model {
 
     /// Observes that an object is gone.
     pub fn delete(&mut self, kind: &str, name: &ObjectName) {
+        self.objects.remove(&(kind.to_owned(), name.clone()));
         match kind {
             "Service" => self.planner.service_gone(name),
             "EndpointSlice" => self.planner.slice_gone(name),

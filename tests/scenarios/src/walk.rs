@@ -1,13 +1,13 @@
-//! The ways that a new connection can take through a node, decided by the logic that the programs run.
+//! The ways that a new connection can take through a node, and what becomes of it there: by whatever has the node's stages.
 use crate::Model;
-use crate::tables::View;
-use datapath_abi::{Address, Be16, Proto, Reason};
+use agent_explain::probe::Probe;
+use agent_services::Existing;
+use datapath_abi::{Address, Affinity, AffinityKey, Be16, Proto, Reason};
 use datapath_logic::choose::Front;
-use datapath_logic::forward::{Through, Verdict, from_pod, from_uplink, through, to_pod, to_uplink};
-use datapath_logic::packet::tcp;
+use datapath_logic::host::{Fate, Hook, Host, Stages};
+use datapath_logic::packet::parse;
 use datapath_logic::socket;
-use datapath_logic::{Parsed, rewrite::Rewrite};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 /// Who connects.
@@ -44,229 +44,244 @@ enum Once {
     Dropped,
 }
 
-/// How many tries are made: random numbers and client ports that reach every slot and almost every place of a Maglev table.
-const TRIES: u32 = 512;
-const HOST_NETNS: u64 = 1;
+/// How many tries are made: random numbers and client ports that reach every one of the few endpoints of a scenario, by chance
+/// too (of four, one is missed in 10¹⁷ runs).
+const TRIES: u16 = 160;
+/// The first client port.
+const PORT: u16 = 20_000;
+/// The client port of a connection that is remembered. Where addresses and ports choose the endpoint, this one leads
+/// `aff-masqueraded-client` to an endpoint on another node, which is the case that it is about.
+const LATER_PORT: u16 = PORT + 2531;
+/// Spreads random numbers evenly over 32 bits.
+const STRIDE: u32 = 0x9e37_79b9;
+pub(crate) const HOST_NETNS: u64 = 1;
 
-impl Model {
-    /// Every outcome that a connection can have. The node is left as it was.
-    pub fn connect(&self, from: From, to: SocketAddr, proto: Proto) -> Outcome {
+/// What clients keep.
+pub type Memory = HashMap<AffinityKey, Affinity>;
+
+/// A connection to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    pub from: From,
+    pub to: SocketAddr,
+    pub proto: Proto,
+}
+
+impl Connection {
+    /// Every outcome that it can have on a node: sockets are asked of the model's logic, packets of the stages. The model is left
+    /// as it was.
+    pub fn outcome(&self, model: &Model, stages: &mut dyn Stages) -> Outcome {
         let mut endpoints = BTreeMap::new();
         for i in 0..TRIES {
-            let view = View::new(self, i << 23);
-            match once(&view, from, to, proto, 20_000 + i as u16) {
+            match self.once(model, stages, u32::from(i).wrapping_mul(STRIDE), PORT + i) {
                 Once::Untouched => return Outcome::Untouched,
                 Once::Rejected => return Outcome::Rejected,
                 Once::Dropped => return Outcome::Dropped,
                 Once::Endpoint(e, masqueraded) => {
                     let before = endpoints.insert(e, masqueraded);
-                    assert!(before.is_none_or(|b| b == masqueraded), "{to}: now so, now so");
+                    assert!(
+                        before.is_none_or(|b| b == masqueraded),
+                        "{}: now so, now so",
+                        self.to
+                    );
                 }
             }
         }
         Outcome::Endpoints(endpoints)
     }
 
-    /// Connects once and remembers it; returns the endpoint.
-    pub fn connect_once(
-        &mut self,
-        from: From,
-        to: SocketAddr,
-        proto: Proto,
-        random: u32,
-    ) -> Option<SocketAddr> {
-        let view = View::new(self, random);
-        let result = once(&view, from, to, proto, 20_000 + (random >> 20) as u16);
-        let remembered = view.affinity.into_inner();
-        self.affinity = remembered;
-        match result {
-            Once::Endpoint(e, _) => Some(e),
-            _ => None,
+    /// Makes it once: the endpoint, and what clients keep then where a socket's logic keeps it; the stages remember what they
+    /// remember.
+    pub fn made(&self, model: &Model, stages: &mut dyn Stages) -> (Option<SocketAddr>, Option<Memory>) {
+        let (once, memory) = match self.from {
+            From::Node | From::PodSocket(_) => {
+                let host = model.host(STRIDE);
+                let once = self.by_socket(&host);
+                (once, Some(host.affinity.into_inner()))
+            }
+            _ => (Some(self.once(model, stages, STRIDE, LATER_PORT)), None),
+        };
+        match once {
+            Some(Once::Endpoint(e, _)) => (Some(e), memory),
+            _ => (None, memory),
+        }
+    }
+
+    fn once(&self, model: &Model, stages: &mut dyn Stages, chance: u32, sport: u16) -> Once {
+        let again = |stages: &mut dyn Stages| {
+            stages.again(chance).unwrap_or_else(|e| panic!("{self:?}: {e}"));
+        };
+        match self.from {
+            From::Node | From::PodSocket(_) => match (self.by_socket(&model.host(chance)), self.from) {
+                (Some(once), _) => once,
+                (None, From::PodSocket(ip)) => {
+                    again(stages);
+                    self.by_packets(stages, ip, sport, true)
+                }
+                (None, _) => {
+                    again(stages);
+                    self.leaving(model, stages, sport)
+                }
+            },
+            From::PodPackets(ip) => {
+                again(stages);
+                self.by_packets(stages, ip, sport, true)
+            }
+            From::Uplink(ip) => {
+                again(stages);
+                self.by_packets(stages, ip, sport, false)
+            }
+            From::UplinkEarly(ip) => {
+                again(stages);
+                self.early(stages, ip, sport)
+            }
+        }
+    }
+
+    /// A socket's call; `None` where it leaves the address alone, and the packets decide.
+    fn by_socket(&self, host: &Host<&Existing>) -> Option<Once> {
+        let front = Front {
+            addr: self.to.ip().into(),
+            port: Be16::new(self.to.port()),
+            proto: self.proto,
+        };
+        let cookie = match self.from {
+            From::PodSocket(ip) => netns(ip),
+            _ => HOST_NETNS,
+        };
+        match socket::connect(host, &front, cookie) {
+            // The socket has the client's address as its own: nothing is rewritten under way.
+            socket::Verdict::To { record, .. } => {
+                Some(Once::Endpoint(end(record.backend, record.backend_port), false))
+            }
+            // No endpoint of this node: kube-proxy drops, the call ends at once here. The client gets nothing either way.
+            socket::Verdict::Refuse(Reason::SocketNoLocalEndpoint | Reason::SocketSourceNotAllowed) => {
+                Some(Once::Dropped)
+            }
+            socket::Verdict::Refuse(_) => Some(Once::Rejected),
+            socket::Verdict::Pass => None,
+        }
+    }
+
+    /// A packet of the node itself, on its way out.
+    fn leaving(&self, model: &Model, stages: &dyn Stages, sport: u16) -> Once {
+        let own = model.settings().masquerade(self.to.is_ipv4());
+        let own = own.expect("a node has addresses").to_ip();
+        match run(stages, Hook::ToUplink, &self.probe(own, sport).frame()) {
+            Fate::Untouched => Once::Untouched,
+            Fate::Dropped => Once::Dropped,
+            Fate::Rejected => Once::Rejected,
+            other => panic!("{self:?}: {other:?}"),
+        }
+    }
+
+    fn probe(&self, src: IpAddr, sport: u16) -> Probe {
+        Probe {
+            src: SocketAddr::new(src, sport),
+            dst: self.to,
+            proto: self.proto,
+        }
+    }
+
+    /// The first packet through both stages, and the endpoint's answer back through them.
+    fn by_packets(&self, stages: &dyn Stages, ip: IpAddr, sport: u16, of_pod: bool) -> Once {
+        let first = self.probe(ip, sport);
+        let (arrive, leave) = if of_pod {
+            (Hook::FromPod, Hook::ToPod)
+        } else {
+            (Hook::FromUplink, Hook::ToUplink)
+        };
+        let at_endpoint = match run(stages, arrive, &first.frame()) {
+            Fate::Untouched => return Once::Untouched,
+            Fate::Rejected => return Once::Rejected,
+            Fate::Dropped => return Once::Dropped,
+            Fate::Changed(bytes) => match run(stages, leave, &bytes) {
+                Fate::Untouched => bytes,
+                Fate::Changed(bytes) => bytes,
+                other => panic!("{self:?} goes out: {other:?}"),
+            },
+        };
+        let sent = ends(&at_endpoint);
+        self.answered(stages, &first, sent, (arrive, leave));
+        Once::Endpoint(sent.1, sent.0 != first.src)
+    }
+
+    /// The endpoint's answer comes to the client as the front's.
+    fn answered(
+        &self,
+        stages: &dyn Stages,
+        first: &Probe,
+        sent: (SocketAddr, SocketAddr),
+        hooks: (Hook, Hook),
+    ) {
+        let at_endpoint = Probe {
+            src: sent.0,
+            dst: sent.1,
+            proto: self.proto,
+        };
+        let mut answer = at_endpoint.answer();
+        if sent.0 != first.src {
+            match run(stages, hooks.0, &answer) {
+                Fate::Changed(bytes) => answer = bytes,
+                other => panic!("{self:?}: the answer to {sent:?} is not given to the client: {other:?}"),
+            }
+        }
+        match run(stages, hooks.1, &answer) {
+            Fate::Changed(bytes) => assert_eq!(ends(&bytes), (first.dst, first.src), "{self:?}"),
+            other => panic!("{self:?}: the answer to {sent:?} is not shown as the service's: {other:?}"),
+        }
+    }
+
+    /// The one-stage decision, which is followed where it decides, and must agree with the stack's where it does not.
+    fn early(&self, stages: &dyn Stages, ip: IpAddr, sport: u16) -> Once {
+        let first = self.probe(ip, sport);
+        match run(stages, Hook::BeforeStack, &first.frame()) {
+            Fate::Untouched => self.by_packets(stages, ip, sport, false),
+            Fate::Dropped => Once::Dropped,
+            Fate::Rejected => panic!("{self:?}: nothing is rejected before the stack"),
+            Fate::Changed(bytes) => {
+                let (src, dst) = ends(&bytes);
+                let at_endpoint = Probe {
+                    src,
+                    dst,
+                    proto: self.proto,
+                };
+                let Fate::Changed(answer) = run(stages, Hook::BeforeStack, &at_endpoint.answer()) else {
+                    panic!("{self:?}: the answer to {src} is not sent back");
+                };
+                assert_eq!(ends(&answer), (first.dst, first.src), "{self:?}");
+                Once::Endpoint(dst, true)
+            }
         }
     }
 }
 
-fn once(view: &View<'_>, from: From, to: SocketAddr, proto: Proto, sport: u16) -> Once {
-    match from {
-        From::Node => by_socket(view, HOST_NETNS, None, to, proto, sport),
-        From::PodSocket(ip) => by_socket(view, netns(ip), Some(ip), to, proto, sport),
-        From::PodPackets(ip) => by_packets(view, ip, to, proto, sport, true),
-        From::Uplink(ip) => by_packets(view, ip, to, proto, sport, false),
-        From::UplinkEarly(ip) => early(view, ip, to, proto, sport),
+impl Model {
+    /// The node's tables in memory, with what is remembered of clients. `chance` is where random numbers start.
+    pub fn host(&self, chance: u32) -> Host<&Existing> {
+        let host = Host::new(self.settings(), &self.maps);
+        host.affinity.borrow_mut().extend(self.affinity.iter());
+        host.clock.set(self.now());
+        host.random.set(chance);
+        host
     }
+}
+
+fn run(stages: &dyn Stages, hook: Hook, frame: &[u8]) -> Fate {
+    let ran = stages.run(hook, frame);
+    ran.unwrap_or_else(|e| panic!("{hook:?}: {e}")).fate
+}
+
+/// From where to where a frame goes.
+fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+    let p = parse(frame).unwrap_or_else(|e| panic!("what was passed on cannot be read: {e:?}"));
+    (end(p.src, p.sport), end(p.dst, p.dport))
 }
 
 /// A made-up cookie of a pod's network namespace.
 fn netns(ip: IpAddr) -> u64 {
     let words = Address::from(ip).words();
     u64::from(words[3]) << 32 | u64::from(words[1] ^ words[2]) | 2
-}
-
-/// A socket's call, and its packets where the call left the address alone.
-fn by_socket(
-    view: &View<'_>,
-    netns: u64,
-    pod: Option<IpAddr>,
-    to: SocketAddr,
-    proto: Proto,
-    sport: u16,
-) -> Once {
-    let front = Front {
-        addr: to.ip().into(),
-        port: Be16::new(to.port()),
-        proto,
-    };
-    match socket::connect(view, &front, netns) {
-        // The socket has the client's address as its own: nothing is rewritten under way.
-        socket::Verdict::To { record, .. } => Once::Endpoint(end(record.backend, record.backend_port), false),
-        // No endpoint of this node: kube-proxy drops, the call ends at once here. The client gets nothing either way.
-        socket::Verdict::Refuse(Reason::SocketNoLocalEndpoint | Reason::SocketSourceNotAllowed) => {
-            Once::Dropped
-        }
-        socket::Verdict::Refuse(_) => Once::Rejected,
-        socket::Verdict::Pass => match pod {
-            Some(ip) => by_packets(view, ip, to, proto, sport, true),
-            None => leaving(view, to, proto, sport),
-        },
-    }
-}
-
-/// A packet of the node itself, on its way out.
-fn leaving(view: &View<'_>, to: SocketAddr, proto: Proto, sport: u16) -> Once {
-    let own = view
-        .settings
-        .masquerade(to.is_ipv4())
-        .expect("a node has addresses")
-        .to_ip();
-    match to_uplink(view, NO_BYTES, &packet(own, to, proto, sport), 60) {
-        Verdict::Pass => Once::Untouched,
-        Verdict::Drop(_) => Once::Dropped,
-        other => panic!("{to}: {other:?}"),
-    }
-}
-
-const NO_BYTES: &[u8] = &[];
-
-fn packet(src: IpAddr, to: SocketAddr, proto: Proto, sport: u16) -> Parsed {
-    Parsed {
-        src: src.into(),
-        dst: to.ip().into(),
-        sport: Be16::new(sport),
-        dport: Be16::new(to.port()),
-        proto,
-        tcp_flags: if proto == Proto::TCP { tcp::SYN } else { 0 },
-        icmp_type: 0,
-        l4: if src.is_ipv4() { 34 } else { 54 },
-        later_fragment: false,
-        first_fragment: false,
-        fragment_id: 0,
-    }
-}
-
-/// The first packet through both stages, and the endpoint's answer back through them.
-fn by_packets(view: &View<'_>, ip: IpAddr, to: SocketAddr, proto: Proto, sport: u16, of_pod: bool) -> Once {
-    let first = packet(ip, to, proto, sport);
-    let verdict = if of_pod {
-        from_pod(view, NO_BYTES, &first, 60)
-    } else {
-        from_uplink(view, NO_BYTES, &first, 60)
-    };
-    let mut p = first;
-    match verdict {
-        Verdict::Pass => return Once::Untouched,
-        Verdict::Reject(_) => return Once::Rejected,
-        Verdict::Drop(_) => return Once::Dropped,
-        Verdict::Rewrite(r, _) => change(&mut p, &r),
-    }
-    // Pods' devices and uplinks ask the same table here.
-    if let Verdict::Rewrite(r, _) = to_pod(view, NO_BYTES, &p, 60) {
-        change(&mut p, &r);
-    }
-    answered(view, &first, &p, of_pod);
-    Once::Endpoint(end(p.dst, p.dport), p.src != first.src)
-}
-
-/// The endpoint's answer comes to the client as the front's.
-fn answered(view: &View<'_>, first: &Parsed, sent: &Parsed, of_pod: bool) {
-    let mut answer = Parsed {
-        src: sent.dst,
-        dst: sent.src,
-        sport: sent.dport,
-        dport: sent.sport,
-        tcp_flags: if first.proto == Proto::TCP {
-            tcp::SYN | tcp::ACK
-        } else {
-            0
-        },
-        ..*first
-    };
-    if sent.src != first.src {
-        let verdict = if of_pod {
-            from_pod(view, NO_BYTES, &answer, 60)
-        } else {
-            from_uplink(view, NO_BYTES, &answer, 60)
-        };
-        match verdict {
-            Verdict::Rewrite(r, _) => change(&mut answer, &r),
-            other => panic!("the answer {answer:?} is not given to the client: {other:?}"),
-        }
-    }
-    match to_uplink(view, NO_BYTES, &answer, 60) {
-        Verdict::Rewrite(r, _) => change(&mut answer, &r),
-        other => panic!("the answer {answer:?} is not shown as the service's: {other:?}"),
-    }
-    assert_eq!(
-        (answer.src, answer.sport, answer.dst, answer.dport),
-        (first.dst, first.dport, first.src, first.sport)
-    );
-}
-
-/// The one-stage decision, which is followed where it decides, and must agree with the stack's where it does not.
-fn early(view: &View<'_>, ip: IpAddr, to: SocketAddr, proto: Proto, sport: u16) -> Once {
-    let first = packet(ip, to, proto, sport);
-    match through(view, &first, 60) {
-        Through::ToStack => by_packets(view, ip, to, proto, sport, false),
-        Through::Drop(_) => Once::Dropped,
-        Through::Send {
-            destination, source, ..
-        } => {
-            let mut p = first;
-            change(&mut p, &destination);
-            change(&mut p, &source);
-            let back = Parsed {
-                src: p.dst,
-                dst: p.src,
-                sport: p.dport,
-                dport: p.sport,
-                tcp_flags: 0,
-                ..first
-            };
-            let Through::Send {
-                destination, source, ..
-            } = through(view, &back, 60)
-            else {
-                panic!("the answer {back:?} is not sent back");
-            };
-            assert_eq!(
-                (
-                    destination.new_addr,
-                    destination.new_port,
-                    source.new_addr,
-                    source.new_port
-                ),
-                (first.src, first.sport, first.dst, first.dport)
-            );
-            Once::Endpoint(end(p.dst, p.dport), true)
-        }
-    }
-}
-
-fn change(p: &mut Parsed, r: &Rewrite) {
-    if r.source {
-        (p.src, p.sport) = (r.new_addr, r.new_port);
-    } else {
-        (p.dst, p.dport) = (r.new_addr, r.new_port);
-    }
 }
 
 fn end(addr: Address, port: Be16) -> SocketAddr {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::host::{Host, host, ip};
-use datapath_abi::{Maglev, Range};
+use crate::host::sample::{Host, host, ip};
+use datapath_abi::{Maglev, Range, SourceRangeKey};
 
 fn front(addr: &str, port: u16) -> Front {
     Front {
@@ -27,7 +27,7 @@ fn client(addr: &str, scope: Scope) -> Client {
 /// The frontend of port 80, to be changed.
 fn edit(h: &mut Host, change: impl FnOnce(&mut FrontendValue)) {
     let key = FrontendKey::new(ip("10.96.0.1"), Be16::new(80), Proto::TCP);
-    change(h.frontends.get_mut(&key).unwrap());
+    change(h.maps.frontends.get_mut(&key).unwrap());
 }
 
 fn three() -> Host {
@@ -108,7 +108,7 @@ fn a_service_without_endpoints_refuses_and_a_local_one_drops_if_there_are_some_e
         Found::Nowhere(Refusal::NoEndpoint)
     );
     let key = FrontendKey::new(ip("10.96.0.1"), Be16::new(80), Proto::TCP);
-    let v = h.frontends.get_mut(&key).unwrap();
+    let v = h.maps.frontends.get_mut(&key).unwrap();
     v.count = 2;
     v.flags = FrontendFlags::LOCAL_ALWAYS.with(FrontendFlags::ELSEWHERE);
     assert_eq!(
@@ -120,7 +120,7 @@ fn a_service_without_endpoints_refuses_and_a_local_one_drops_if_there_are_some_e
 #[test]
 fn a_slot_that_is_missing_twice_is_reported() {
     let mut h = host("10.96.0.1", 80, Proto::TCP, &[("10.0.0.1", 8080)]);
-    h.backends.clear();
+    h.maps.backends.clear();
     assert_eq!(
         find80(&h, "10.96.0.1", 80, None),
         Found::Nowhere(Refusal::SlotMissing)
@@ -141,9 +141,9 @@ fn a_client_outside_the_source_ranges_is_turned_away_before_anything_else() {
         v.flags = FrontendFlags::RANGES;
         v.count = 0;
     });
-    h.sources.push((
+    h.maps.ranges.push(SourceRangeKey::range(
         datapath_abi::SetId(7),
-        Range::new("10.0.0.0".parse().unwrap(), 30),
+        &Range::new("10.0.0.0".parse().unwrap(), 30),
     ));
     let ask = |addr: &str| {
         find(
@@ -170,7 +170,7 @@ fn a_client_outside_the_source_ranges_is_turned_away_before_anything_else() {
 fn a_client_keeps_its_endpoint_until_its_time_is_over_or_the_endpoint_is_gone() {
     let mut h = three();
     edit(&mut h, |v| v.affinity = 10);
-    h.members_of_all();
+    h.maps.members_of_all();
     let ask = |h: &Host, addr: &str| {
         slot(find(
             h,
@@ -195,7 +195,7 @@ fn a_client_keeps_its_endpoint_until_its_time_is_over_or_the_endpoint_is_gone() 
     }
     assert!(drawn.len() > 1, "the time is over at each of them");
     let kept = ask(&h, "10.0.0.7");
-    h.members.borrow_mut().retain(|_, m| m.slot != kept);
+    h.maps.members.retain(|_, m| m.slot != kept);
     let again: std::collections::HashSet<_> = (0..20)
         .map(|_| {
             h.affinity
@@ -219,7 +219,7 @@ fn clients_from_outside_draw_the_same_endpoint_on_every_node() {
         .iter_mut()
         .enumerate()
         .for_each(|(i, p)| *p = (i % 3) as u16);
-    h.maglev.push(Maglev(places));
+    h.maps.maglev.push(Maglev(places));
     let mut seen = [0; 3];
     for port in 0..3000 {
         let c = Client {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::host::{Host, host, ip};
+use crate::host::sample::{Host, host, ip};
 use crate::packet::tests::{checksums_hold, frame};
 use crate::packet::{Parsed, parse, tcp};
 use crate::rewrite::apply;
@@ -301,7 +301,7 @@ fn later_fragments_go_where_the_first_one_went() {
 fn policy_local_counts_for_clients_from_outside_only() {
     let mut h = host("192.0.2.1", 30080, Proto::TCP, &[("10.0.9.1", 8080)]);
     let key = FrontendKey::new(ip("192.0.2.1"), Be16::new(30080), Proto::TCP);
-    let v: &mut FrontendValue = h.frontends.get_mut(&key).unwrap();
+    let v: &mut FrontendValue = h.maps.frontends.get_mut(&key).unwrap();
     v.flags = FrontendFlags::EXTERNAL
         .with(FrontendFlags::LOCAL_OUTSIDE)
         .with(FrontendFlags::ELSEWHERE);
@@ -333,7 +333,7 @@ fn uplinks_are_left_alone_where_nothing_is_served_there() {
 fn a_connection_outlives_its_service() {
     let mut h = remote();
     sent_on(&h, CLIENT, "192.0.2.1", 5555);
-    h.frontends.clear();
+    h.maps.frontends.clear();
     let mut bytes = frame(CLIENT, "192.0.2.1", Proto::TCP, 5555, 30080, b"");
     assert_eq!(
         verdict(&h, &bytes, from_uplink),
