@@ -23,6 +23,7 @@ async fn main() -> anyhow::Result<()> {
         kubeconfig: kubeconfig.into(),
         cri_socket: dir.join("containerd.sock"),
         state_dir: dir.join("state-agent"),
+        disk_short: agent::DISK_SHORT,
         run_dir: dir.join("run"),
         pin_dir: PathBuf::from("/sys/fs/bpf/skep").join(name),
         cgroup_parent: format!("skep-try/{name}"),

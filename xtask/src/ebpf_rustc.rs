@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Vec<OsString> {
-        text.split(' ').map(|w| OsString::from(w)).collect()
+        text.split(' ').map(OsString::from).collect()
     }
 
     #[test]

@@ -54,6 +54,14 @@ impl Shared {
         self.lock().stopped
     }
 
+    /// Until the time is over or the end has come.
+    fn rest(&self, time: Duration) {
+        let wait = self
+            .changed
+            .wait_timeout_while(self.lock(), time, |state| !state.stopped);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn note(&self, index: usize, change: impl FnOnce(&mut Tally)) {
         change(&mut self.lock().tallies[index]);
         self.changed.notify_all();
@@ -85,7 +93,7 @@ impl Load {
                 if let Some(mut stream) = open(shared, index, to) {
                     exchange(shared, index, &mut stream);
                 }
-                thread::sleep(PACE);
+                shared.rest(PACE);
             }
         })
     }
@@ -147,6 +155,7 @@ impl Load {
     /// Ends all connections; fails unless nothing was reset, lost or refused. Tells how many words were exchanged.
     pub fn finish(self) -> Result<u64> {
         self.shared.lock().stopped = true;
+        self.shared.changed.notify_all();
         for thread in self.threads {
             match thread.join() {
                 Ok(done) => done?,

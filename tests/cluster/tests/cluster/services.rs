@@ -9,8 +9,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,16 +53,17 @@ impl Outside {
     }
 
     /// Asks over one connection until it is told to stop: who answered, and how often.
-    fn lasting(&self, to: SocketAddr, stop: Arc<AtomicBool>) -> JoinHandle<Result<(String, u32)>> {
+    fn lasting(&self, to: SocketAddr) -> Lasting {
         let path = self.0.clone();
-        std::thread::spawn(move || {
+        let (stop, stopped) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
             NetNs::open(&path)?.enter()?;
             let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let mut last = String::new();
             let mut answers = 0;
             // Bounded, should nobody tell it to stop: some minutes.
-            while answers < 20_000 && !stop.load(Ordering::Relaxed) {
+            while answers < 20_000 && next(&stopped) {
                 let pod = word(
                     &ask_again(&mut stream).with_context(|| format!("after {answers}"))?,
                     "pod=",
@@ -71,10 +71,10 @@ impl Outside {
                 ensure!(last.is_empty() || last == pod, "{pod} answers where {last} did");
                 last = pod;
                 answers += 1;
-                std::thread::sleep(PACE);
             }
             Ok((last, answers))
-        })
+        });
+        Lasting { stop, thread }
     }
 
     pub fn run(&self, command: &[&str]) -> Result<()> {
@@ -90,6 +90,25 @@ impl Outside {
 
 /// Between two requests of one connection: often enough for what a moment can break.
 const PACE: Duration = Duration::from_millis(10);
+
+/// A client that asks over one connection.
+struct Lasting {
+    stop: Sender<()>,
+    thread: JoinHandle<Result<(String, u32)>>,
+}
+
+impl Lasting {
+    /// Who answered, and how often.
+    fn end(self) -> Result<(String, u32)> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| anyhow!("the client panicked"))?
+    }
+}
+
+/// Waits for the time of the next request; none comes once the other side is gone.
+fn next(stopped: &Receiver<()>) -> bool {
+    stopped.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout)
+}
 
 /// One answer over a connection that stays.
 fn ask_again(stream: &mut TcpStream) -> Result<String> {
@@ -301,14 +320,12 @@ pub fn outside_connections_go_on(cluster: &Cluster) -> Result<()> {
     fronts
         .iter()
         .try_for_each(|to| eventually(|| outside.get(*to, PATIENCE)).map(drop))?;
-    let stop = Arc::new(AtomicBool::new(false));
     let clients = fronts.iter().cycle().take(LASTING);
-    let lasting: Vec<_> = clients.map(|to| outside.lasting(*to, stop.clone())).collect();
+    let lasting: Vec<_> = clients.map(|to| outside.lasting(*to)).collect();
     let outcome = fresh_ones_over_a_kill(cluster, &outside, &fronts);
-    stop.store(true, Ordering::Relaxed);
     let mut pods = BTreeSet::new();
     for client in lasting {
-        let (pod, answers) = client.join().map_err(|_| anyhow!("a client panicked"))??;
+        let (pod, answers) = client.end()?;
         ensure!(answers > 10, "only {answers} answers of {pod}");
         pods.insert(pod);
     }
