@@ -8,7 +8,7 @@ use datapath_logic::flow::{Known, Seen, advance, known, spent};
 /// Whether a packet of an entry counts for the service: it meets another entry in the other stage, and counts once.
 #[inline(always)]
 fn is_counted(role: FlowRole, seen: &Seen) -> bool {
-    role == FlowRole::FORWARD || (role == FlowRole::REPLY) != seen.one_stage
+    role == FlowRole::FORWARD || (role != FlowRole::FOREIGN && (role == FlowRole::REPLY) != seen.one_stage)
 }
 
 impl FlowTable for Kernel {

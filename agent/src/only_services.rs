@@ -2,7 +2,7 @@
 
 use crate::edge::api::{ApiAccess, Remembered};
 use crate::edge::settings::EdgeSettings;
-use crate::edge::{self, Edge};
+use crate::edge::{self, Edge, handover};
 use crate::recorder::{self, Events};
 use agent_datapath::{Datapath, DatapathConfig};
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use machinery_lifecycle::{Shutdown, TaskSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Time for tasks to finish after the wish to stop.
 const STOP: Duration = Duration::from_secs(5);
@@ -40,6 +41,8 @@ pub struct ServicesAgentConfig {
 /// # Errors
 /// When it cannot start, or a part of it ended.
 pub async fn run_services(config: ServicesAgentConfig, shutdown: Shutdown) -> Result<()> {
+    // `skep leave` waits for our end.
+    let _lock = agent_datapath::lock(&config.pin_dir)?;
     let mut tasks = TaskSet::new();
     let work = async {
         start(config, &mut tasks).await?;
@@ -65,7 +68,10 @@ async fn start(config: ServicesAgentConfig, tasks: &mut TaskSet) -> Result<()> {
         service_ranges: Vec::new(),
         sizes: None,
     };
-    let datapath = Datapath::open(&settings).context("the data path cannot be opened")?;
+    let datapath = Arc::new(Datapath::open(&settings).context("the data path cannot be opened")?);
+    let others = handover::begin(&datapath).await;
+    let (sender, foreign) = watch::channel(others.context("connections of another proxy cannot be spared")?);
+    tasks.spawn_endless("handover", handover::watch(Arc::clone(&datapath), sender));
     let nodes: Cache<Node> = Cache::default();
     let (cache, api) = (nodes.clone(), client.clone());
     // Upstream's API server has had streaming lists only since 1.34.
@@ -82,7 +88,7 @@ async fn start(config: ServicesAgentConfig, tasks: &mut TaskSet) -> Result<()> {
     let edge = Edge {
         node_name: config.node_name,
         client,
-        datapath: Arc::new(datapath),
+        datapath,
         nodes,
         events,
         remembered: Some(remembered),
@@ -91,6 +97,7 @@ async fn start(config: ServicesAgentConfig, tasks: &mut TaskSet) -> Result<()> {
         // Their network plugin makes them.
         host_ports: tokio::sync::watch::channel(Some(Vec::new())).1,
         foreign_pods: true,
+        foreign,
     };
     edge::start(edge, tasks)
         .await

@@ -143,6 +143,7 @@ async fn start(config: &AgentConfig, client: &Client, tasks: &mut TaskSet) -> Re
         dns: config.cluster_dns.clone(),
         host_ports,
         foreign_pods: false,
+        foreign: tokio::sync::watch::channel(false).1,
     };
     edge::start(services, tasks)
         .await

@@ -13,7 +13,7 @@ use crate::edge::sources::{Listed, Seen, Sources};
 use crate::host_ports::HostPorts;
 use agent_datapath::{Datapath, DatapathError};
 use agent_services::{Node, ObjectName, Planner, ServiceView, SliceView, Unused};
-use datapath_abi::Settings;
+use datapath_abi::{Settings, SettingsFlags};
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
@@ -59,6 +59,8 @@ pub struct ServicesConfig {
     pub addresses: watch::Sender<Addresses>,
     /// Is told where the API's endpoints are.
     pub remembered: Option<Arc<Remembered>>,
+    /// Whether another proxy has connections on this node.
+    pub foreign: watch::Receiver<bool>,
 }
 
 /// Why the services of this node cannot be kept up to date any more.
@@ -92,6 +94,7 @@ pub async fn run(
     facts.mark_changed();
     let mut host_ports = config.host_ports.clone();
     host_ports.mark_changed();
+    let mut foreign = config.foreign.clone();
     let mut task = Task {
         planner: Planner::new(node, existing),
         services: Listed::default(),
@@ -122,6 +125,8 @@ pub async fn run(
                 task.node(now);
             }
             Ok(()) = host_ports.changed() => task.pods(&host_ports.borrow_and_update()),
+            // The programs are told.
+            Ok(()) = foreign.changed() => {}
             () = wait(task.retry) => task.replan()?,
         }
         for _ in 0..AT_ONCE {
@@ -410,10 +415,13 @@ impl Task {
     /// What the programs know of the node, if it changed: after the fronts that an uplink is to look for are there.
     fn tell_programs(&mut self) -> Result<(), DatapathError> {
         let uplink = self.planner.has_external_fronts();
-        let now = self
+        let mut now = self
             .planner
             .node()
             .settings(&ranges(&self.ranges), uplink, self.netns);
+        now.flags = now
+            .flags
+            .with(SettingsFlags::FOREIGN, *self.config.foreign.borrow());
         if self.settings != Some(now) {
             self.datapath.set_settings(&now)?;
             self.settings = Some(now);

@@ -65,6 +65,8 @@ pub enum Verb {
     Server(ServerArgs),
     /// A node's agent alone, in the foreground
     Agent(AgentArgs),
+    /// Give a node's services back to another proxy: new connections are left to it, those that Skep carries end by themselves
+    Leave(LeaveArgs),
     /// Services as the maps of the nodes hold them
     Services {
         /// Only this one: NAME or NAMESPACE/NAME
@@ -215,6 +217,20 @@ pub struct ServicesArgs {
     /// Whether this node answers ARP and NDP for LoadBalancer addresses
     #[arg(long, env = "SKEP_ANNOUNCE")]
     pub announce: Option<bool>,
+}
+
+/// How a node is left.
+#[derive(Args, Clone, Debug)]
+pub struct LeaveArgs {
+    /// Where the agent of `--only services` pinned its programs and maps
+    #[arg(long, env = "SKEP_PIN_DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// Seconds after which connections that still go on are ended; never when not given
+    #[arg(long, env = "SKEP_LEAVE_TIMEOUT")]
+    pub timeout: Option<u64>,
+    /// Do not return, but wait for a signal: for pods, which would be started again
+    #[arg(long)]
+    pub stay: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -10,6 +10,7 @@ mod inspect;
 mod keeper;
 mod kernel;
 mod layout;
+mod leave;
 mod node;
 mod output;
 mod parts;
@@ -81,6 +82,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Load { archive, which } => inspect::load(&which.name, &archive, progress)?,
         Verb::Kubectl { which, args } => return kubectl(&which.name, &args),
         Verb::Enter(args) => return inspect::enter(&args),
+        Verb::Leave(args) => alone(leave::run(&args, progress))??,
         Verb::Services { service, maps } => inspect::services(service.as_deref(), &maps)?,
         Verb::Maps { map, maps } => inspect::maps(map.as_deref(), &maps)?,
         Verb::Explain(args) => explain::run(&args)?,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where programs and maps are pinned: apart from the nodes of `skep up`.
-const PINS: &str = "/sys/fs/bpf/skep/services";
+pub const PINS: &str = "/sys/fs/bpf/skep/services";
 /// What is kept over restarts.
 const STATE: &str = "/var/lib/skep/services";
 

@@ -10,13 +10,22 @@ pub struct Args {
     /// Only the container images, into target/images
     #[arg(long)]
     images: bool,
+    /// The binary, and the container image of it that the DaemonSets in deploy/ run, as target/images/skep.tar
+    #[arg(long, conflicts_with = "images")]
+    agent_image: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
     if args.images {
         return image::build();
     }
-    binary().map(|path| println!("{}", path.display()))
+    let binary = binary()?;
+    if args.agent_image {
+        println!("{}", image::of_agent(&binary)?.display());
+    } else {
+        println!("{}", binary.display());
+    }
+    Ok(())
 }
 
 /// Builds what changed and returns the binary.

@@ -20,6 +20,12 @@ struct Image {
     user: &'static str,
 }
 
+const AGENT: Image = Image {
+    reference: concat!("skep.local/skep:", env!("CARGO_PKG_VERSION")),
+    program: "skep",
+    user: "0:0",
+};
+
 const IMAGES: &[Image] = &[
     Image {
         reference: "skep.local/pause:1",
@@ -49,6 +55,37 @@ pub fn build() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The image that the DaemonSets in `deploy/` run: the binary with the libraries that it is linked to. Kept while the binary is
+/// no newer.
+pub fn of_agent(binary: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute("target/images/skep.tar")?;
+    let modified = |p: &Path| p.metadata().and_then(|m| m.modified()).ok();
+    if modified(&path) > modified(binary) {
+        return Ok(path);
+    }
+    let mut files = vec![("skep".to_owned(), 0o755, std::fs::read(binary)?)];
+    for library in libraries(binary)? {
+        let content = std::fs::read(&library).with_context(|| format!("{library} cannot be read"))?;
+        files.push((library.trim_start_matches('/').to_owned(), 0o755, content));
+    }
+    std::fs::create_dir_all("target/images")?;
+    std::fs::write(&path, pack_files(&AGENT, &files, Compression::fast())?)?;
+    Ok(path)
+}
+
+/// The shared libraries that a program is linked to, and the loader, as `ldd` names them.
+fn libraries(program: &Path) -> Result<Vec<String>> {
+    let out = Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("ldd cannot be started")?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let paths = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(str::to_owned).collect())
 }
 
 /// Compiles statically into a target folder of its own, since the flags differ from everything else's.
@@ -98,8 +135,13 @@ fn host_triple() -> Result<String> {
 /// The OCI layout as a tar file.
 fn pack(image: &Image, program: &[u8]) -> Result<Vec<u8>> {
     ensure!(!program.is_empty(), "{} is empty", image.program);
-    let layer = tar(&[(image.program.to_owned(), 0o755, program.to_vec())])?;
-    let packed = gzip(&layer)?;
+    let files = [(image.program.to_owned(), 0o755, program.to_vec())];
+    pack_files(image, &files, Compression::best())
+}
+
+fn pack_files(image: &Image, files: &[(String, u32, Vec<u8>)], level: Compression) -> Result<Vec<u8>> {
+    let layer = tar(files)?;
+    let packed = gzip(&layer, level)?;
     let config = text(&config(image, &digest(&layer)));
     let manifest = text(&json!({
         "schemaVersion": 2,
@@ -181,8 +223,8 @@ fn tar(files: &[(String, u32, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(builder.into_inner()?)
 }
 
-fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+fn gzip(content: &[u8], level: Compression) -> Result<Vec<u8>> {
+    let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), level);
     encoder.write_all(content)?;
     Ok(encoder.finish()?)
 }

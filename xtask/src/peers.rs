@@ -30,10 +30,12 @@ pub enum Peer {
     KubeControllerManager,
     KubeScheduler,
     Kubelet,
+    /// Not upstream's: renders the chart in deploy/, for tests
+    Chart,
 }
 
 impl Peer {
-    const ALL: [Peer; 11] = [
+    const ALL: [Peer; 12] = [
         Peer::Kubectl,
         Peer::E2e,
         Peer::Ginkgo,
@@ -45,6 +47,7 @@ impl Peer {
         Peer::KubeControllerManager,
         Peer::KubeScheduler,
         Peer::Kubelet,
+        Peer::Chart,
     ];
 
     fn name(self) -> &'static str {
@@ -60,6 +63,7 @@ impl Peer {
             Peer::KubeControllerManager => "kube-controller-manager",
             Peer::KubeScheduler => "kube-scheduler",
             Peer::Kubelet => "kubelet",
+            Peer::Chart => "chart",
         }
     }
 

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// be old, established ones among them.
 const PRESSURE: usize = 75;
 
+/// How long both sides of a closed connection are silent before nothing is to come, in nanoseconds.
+const SILENT: u64 = 2_000_000_000;
+
 /// What a walk through the flows did and found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Collected {
@@ -112,6 +115,17 @@ impl Connection {
         now.saturating_sub(self.seen()) > lifetime(self.proto(), self.state())
     }
 
+    /// Both sides have closed it, or one has reset it.
+    fn is_closed(&self) -> bool {
+        let has = |wanted: &[FlowState], answers: bool| {
+            let of_side = self.entries.iter().filter(|(_, f)| f.role.is_answer() == answers);
+            of_side.into_iter().any(|(_, f)| wanted.contains(&f.state))
+        };
+        let closed = |answers| has(&[FlowState::CLOSING, FlowState::CLOSED], answers);
+        let reset = |answers| has(&[FlowState::CLOSED], answers);
+        (closed(true) && closed(false)) || reset(true) || reset(false)
+    }
+
     fn worth(&self) -> Worth {
         match (self.proto(), self.state()) {
             (_, FlowState::CLOSING | FlowState::CLOSED) => Worth::Closed,
@@ -130,15 +144,32 @@ pub(crate) struct Plan {
     pub pressed_out: Vec<Connection>,
 }
 
-/// Looks at all entries of a table with this much room.
-pub(crate) fn plan(entries: Vec<Entry>, now: Duration, capacity: u32) -> Plan {
-    let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+fn connections(entries: Vec<Entry>) -> impl Iterator<Item = Connection> {
     let mut connections: HashMap<Ends, Connection> = HashMap::new();
     for (key, flow) in entries {
         let one = connections.entry(ends(&key, &flow)).or_default();
         one.entries.push((key, flow));
     }
-    let (over, rest): (Vec<_>, Vec<_>) = connections.into_values().partition(|c| c.is_over(now));
+    connections.into_values()
+}
+
+/// The connections that have ended, whatever their endpoint may remember of them, and all others.
+pub(crate) fn ended(entries: Vec<Entry>, now: Duration) -> (Vec<Connection>, Vec<Connection>) {
+    let now = nanos(now);
+    connections(entries).partition(|c| {
+        let silent = now.saturating_sub(c.seen()) > SILENT;
+        c.is_over(now) || (silent && c.is_closed())
+    })
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Looks at all entries of a table with this much room.
+pub(crate) fn plan(entries: Vec<Entry>, now: Duration, capacity: u32) -> Plan {
+    let now = nanos(now);
+    let (over, rest): (Vec<_>, Vec<_>) = connections(entries).partition(|c| c.is_over(now));
     Plan {
         over,
         pressed_out: press_out(rest, limit(capacity)),
@@ -267,5 +298,22 @@ mod tests {
         assert_eq!(ports(12), [3], "nine of ten entries may stay");
         assert_eq!(ports(8), [3, 2]);
         assert_eq!(ports(1), [3, 2, 4, 5]);
+    }
+
+    #[test]
+    fn a_connection_has_ended_when_both_sides_have_closed_it_and_are_silent() {
+        let at = |there, back, now| {
+            let entries = connection(1, Proto::TCP, (SECOND, there), (SECOND, back));
+            let (over, going) = ended(entries, Duration::from_secs(now));
+            assert_eq!(over.len() + going.len(), 1);
+            !over.is_empty()
+        };
+        use FlowState as S;
+        assert!(at(S::CLOSING, S::CLOSING, 4));
+        assert!(at(S::ESTABLISHED, S::CLOSED, 4), "it was reset");
+        assert!(!at(S::CLOSING, S::CLOSING, 2), "a packet may still come");
+        assert!(!at(S::CLOSING, S::ESTABLISHED, 100), "half of it is open");
+        assert!(!at(S::ESTABLISHED, S::ESTABLISHED, 1000));
+        assert!(at(S::NEW, S::NEW, 1000), "nobody answered");
     }
 }

@@ -43,17 +43,17 @@ pub struct Datapath {
     cgroup: Option<PathBuf>,
     /// Programs are attached one device at a time.
     ebpf: Mutex<Ebpf>,
-    frontends: Table<FrontendKey, FrontendValue>,
+    pub(crate) frontends: Table<FrontendKey, FrontendValue>,
     backends: Table<BackendKey, Backend>,
     owners: Table<SetId, Owner>,
     members: Table<MemberKey, Member>,
     maglev: Table<MaglevKey, Maglev>,
     ranges: Table<SourceRangeKey, u8>,
     counts: PerCpu<u32, SetCounts>,
-    flows: Table<FlowKey, Flow>,
+    pub(crate) flows: Table<FlowKey, Flow>,
     replies: Table<ReplyKey, ReplyValue>,
     affinity: Table<AffinityKey, Affinity>,
-    settings: Single<Settings>,
+    pub(crate) settings: Single<Settings>,
     /// Devices that wait until maps of another layout are taken over.
     waiting: Mutex<Vec<Waiting>>,
 }

@@ -44,6 +44,10 @@ pub enum DatapathError {
         "program {0} answers a packet with verdict {1}, which none of ours does: it was built from other sources"
     )]
     Verdict(&'static str, u32),
+    #[error(
+        "another process serves services with what is pinned at {0}: stop it first, or wait until it has ended"
+    )]
+    InUse(PathBuf),
     #[error("no data path is pinned at {0}: is an agent running on this node?")]
     NotPinned(PathBuf),
 }

@@ -5,9 +5,10 @@
 //! namespace with their cookies (`sock_diag(7)`) and ends the ones that are named (SOCK_DESTROY). The program sees
 //! ECONNABORTED, and sockets that were connected to the pod itself are left alone. (The sockets' own records would name them
 //! more directly, but the kernel tells those of TCP sockets only.)
+use crate::netlink::{ACK, BUFFER, DONE, DUMP, ERROR, REQUEST, error, messages, send};
 use datapath_abi::{Address, Be16, Proto};
-use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, sendto, socket};
+use rustix::net::netlink::SOCK_DIAG;
+use rustix::net::{AddressFamily, RecvFlags, SocketType, recv, socket};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -19,27 +20,9 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
 const ANY_STATE: u32 = u32::MAX;
-/// Room for one reply of the kernel; it fills at most 32 KiB at a time.
-const BUFFER: usize = 1 << 16;
-
-/// `struct nlmsghdr`.
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct Header {
-    length: u32,
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    port: u32,
-}
 
 /// `struct inet_diag_sockid`; ports and addresses in network order.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -140,20 +123,15 @@ fn open_within(namespace: File) -> io::Result<OwnedFd> {
 /// The sockets of one family that are stale.
 fn list(socket: BorrowedFd<'_>, family: u8, stale: &Sockets) -> io::Result<Vec<SocketId>> {
     let body = request(family, ANY_STATE, SocketId::new_zeroed());
-    send(
-        socket,
-        SOCK_DIAG_BY_FAMILY,
-        NLM_F_REQUEST | NLM_F_DUMP,
-        body.as_bytes(),
-    )?;
+    send(socket, SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, body.as_bytes())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
         let (n, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
         for (kind, body) in messages(&buffer[..n]) {
             match kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => return error(body).map(|()| found),
+                DONE => return Ok(found),
+                ERROR => return error(body).map(|()| found),
                 _ => found.extend(matching(body, stale)),
             }
         }
@@ -180,11 +158,11 @@ fn matching(body: &[u8], stale: &Sockets) -> Option<SocketId> {
 /// Ends one socket; false if it is gone already.
 fn destroy(socket: BorrowedFd<'_>, family: u8, id: SocketId) -> io::Result<bool> {
     let body = request(family, ANY_STATE, id);
-    send(socket, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, body.as_bytes())?;
+    send(socket, SOCK_DESTROY, REQUEST | ACK, body.as_bytes())?;
     let mut buffer = vec![0; BUFFER];
     let (n, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
     for (kind, body) in messages(&buffer[..n]) {
-        if kind == NLMSG_ERROR {
+        if kind == ERROR {
             return match error(body) {
                 Ok(()) => Ok(true),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -203,55 +181,5 @@ fn request(family: u8, states: u32, id: SocketId) -> Request {
         zero: 0,
         states,
         id,
-    }
-}
-
-fn send(socket: BorrowedFd<'_>, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-    let header = Header {
-        length: (size_of::<Header>() + body.len()) as u32,
-        kind,
-        flags,
-        sequence: 1,
-        port: 0,
-    };
-    let message = [header.as_bytes(), body].concat();
-    sendto(
-        socket,
-        &message,
-        SendFlags::empty(),
-        &SocketAddrNetlink::new(0, 0),
-    )?;
-    Ok(())
-}
-
-/// The messages in what was received: kind and body.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let (header, _) = Header::read_from_prefix(bytes).ok()?;
-        let length = header.length as usize;
-        let body = bytes.get(size_of::<Header>()..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((header.kind, body))
-    })
-}
-
-/// The result in the body of an error message; zero is success.
-fn error(body: &[u8]) -> io::Result<()> {
-    match i32::read_from_prefix(body) {
-        Ok((0, _)) => Ok(()),
-        Ok((code, _)) => Err(io::Error::from_raw_os_error(-code)),
-        Err(_) => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[test]
-    fn a_cut_or_nonsensical_message_ends_the_reading() {
-        assert_eq!(messages(&[0; 40]).count(), 0);
-        let mut header = [0; 16];
-        header[0] = 200;
-        assert_eq!(messages(&header).count(), 0);
     }
 }

@@ -4,6 +4,7 @@ pub mod announce;
 pub mod api;
 pub mod elect;
 pub mod facts;
+pub mod handover;
 pub mod health;
 pub mod http;
 pub mod metrics;

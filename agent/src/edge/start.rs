@@ -48,6 +48,8 @@ pub struct Edge {
     pub host_ports: watch::Receiver<HostPorts>,
     /// Whether another plugin makes the pods' devices.
     pub foreign_pods: bool,
+    /// Whether another proxy has connections on this node.
+    pub foreign: watch::Receiver<bool>,
 }
 
 /// Starts watching the node, writing services, and answering for their health.
@@ -77,6 +79,7 @@ pub async fn start(edge: Edge, tasks: &mut TaskSet) -> Result<(), LinkError> {
         health: health.clone(),
         metrics: metrics.clone(),
         remembered: edge.remembered.clone(),
+        foreign: edge.foreign.clone(),
     };
     let synced = Readiness::new().condition("services");
     let (client, datapath) = (edge.client.clone(), Arc::clone(&edge.datapath));

@@ -89,6 +89,8 @@ impl FlowRole {
     pub const MASQUERADE: Self = Self(2);
     /// Endpoint → this node: the destination becomes the client; `nat` is the front.
     pub const UNMASQUERADE: Self = Self(3);
+    /// Endpoint → this node, of a connection that another proxy translates: the packet is left to it, and the port is taken.
+    pub const FOREIGN: Self = Self(5);
 
     /// For people.
     pub const fn name(self) -> &'static str {
@@ -96,6 +98,7 @@ impl FlowRole {
             Self::FORWARD => "forward",
             Self::REPLY => "reply",
             Self::MASQUERADE => "masquerade",
+            Self::FOREIGN => "foreign",
             _ => "unmasquerade",
         }
     }

@@ -81,6 +81,11 @@ impl SettingsFlags {
     /// Maps of another layout are being taken over: programs of both layouts are at work, so no TCP flow is begun that only one
     /// of them would know. What is dropped meanwhile is sent again by its sender.
     pub const HOLD: Self = Self(4);
+    /// Another proxy has connections that the kernel's connection tracking still translates: the middle of a TCP connection that no
+    /// flow knows is theirs.
+    pub const FOREIGN: Self = Self(8);
+    /// The node is being left to another proxy: known flows go on, everything else is theirs.
+    pub const LEAVING: Self = Self(16);
 
     /// These, with or without `other`.
     #[must_use]

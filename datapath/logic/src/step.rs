@@ -88,6 +88,9 @@ fn is_known<T: Tables + FlowTable>(t: &T, w: &mut Work, one_stage: bool) -> bool
 /// What a known flow's packet becomes.
 #[inline(always)]
 fn go(w: &mut Work, known: &Known) {
+    if known.role == FlowRole::FOREIGN {
+        return;
+    }
     if let Some((addr, port)) = known.nat {
         (w.nat, w.nat_port) = (addr, port);
     }
@@ -96,6 +99,9 @@ fn go(w: &mut Work, known: &Known) {
 
 #[inline(always)]
 fn is_chosen<T: Tables>(t: &T, w: &mut Work) -> bool {
+    if is_others(t, &w.p) {
+        return false;
+    }
     match find(t, &front(&w.p), &client(t, &w.p, w.gate), &Earlier::default()) {
         Found::NotAService => false,
         Found::Nowhere(refusal) => {
@@ -149,7 +155,7 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
         go(w, &known);
         return true;
     }
-    if of_service {
+    if of_service && !is_others(t, &w.p) {
         let refusal = match t.frontend(&FrontendKey::whole_address(w.p.dst)) {
             Some(f) if f.flags.has(FrontendFlags::HERE) => return false,
             Some(_) => Refusal::NoPort,
@@ -160,6 +166,16 @@ fn without_front<T: Tables + FlowTable>(t: &T, w: &mut Work) -> bool {
         w.own = of_node && settings.flags.has(SettingsFlags::OWN) && w.p.has_ports();
     }
     false
+}
+
+/// Whether a packet that no flow knows is another proxy's: all of them where the node is being left to it; the middle of a TCP
+/// connection where there are some that began under it.
+#[inline(always)]
+fn is_others<T: Tables>(t: &T, p: &Parsed) -> bool {
+    t.settings().is_some_and(|s| {
+        let middle = p.proto == Proto::TCP && !is_opening(p.tcp_flags);
+        s.flags.has(SettingsFlags::LEAVING) || (middle && s.flags.has(SettingsFlags::FOREIGN))
+    })
 }
 
 /// Whether a look-up among the flows is worth its time: an answer to a port that this node gives to clients, or the middle of

@@ -461,3 +461,76 @@ fn the_nodes_own_packets_are_looked_at_where_they_may_be_for_a_service() {
         "no external fronts are known"
     );
 }
+fn middle(src: &str, dst: &str, sport: u16, dport: u16) -> Vec<u8> {
+    let mut bytes = frame(src, dst, Proto::TCP, sport, dport, b"");
+    bytes[47] = tcp::ACK;
+    crate::packet::tests::sum_up(&mut bytes, 16);
+    bytes
+}
+
+#[test]
+fn the_middle_of_a_connection_that_began_under_another_proxy_is_left_to_it() {
+    let mut h = remote();
+    h.add("10.96.0.1", 80, Proto::TCP, &[("10.0.9.1", 8080)]);
+    let known = sent_on(&h, CLIENT, "192.0.2.1", 5555);
+    h.settings.flags = h.settings.flags.with(SettingsFlags::FOREIGN, true);
+    let theirs = middle(CLIENT, "192.0.2.1", 6666, 30080);
+    assert_eq!(verdict(&h, &theirs, from_uplink), Verdict::Pass);
+    assert_eq!(through(&h, &parse(&theirs[..]).unwrap(), 60), Through::ToStack);
+    let theirs = middle("10.0.0.7", "10.96.0.1", 6666, 80);
+    assert_eq!(verdict(&h, &theirs, from_pod), Verdict::Pass);
+    let of_gone_service = middle("10.0.0.7", "10.96.0.2", 6666, 80);
+    assert_eq!(verdict(&h, &of_gone_service, from_pod), Verdict::Pass);
+
+    let ours = middle(CLIENT, "192.0.2.1", 5555, 30080);
+    assert!(matches!(verdict(&h, &ours, from_uplink), Verdict::Rewrite(..)));
+    assert!(known.len() > 40);
+    let new = frame(CLIENT, "192.0.2.1", Proto::TCP, 6666, 30080, b"");
+    assert!(matches!(verdict(&h, &new, from_uplink), Verdict::Rewrite(..)));
+}
+
+#[test]
+fn answers_to_a_port_that_another_proxy_took_are_left_to_it_and_the_port_is_not_given() {
+    let h = remote();
+    let key = |port: u16| datapath_abi::FlowKey {
+        src: ip("10.0.9.1"),
+        dst: ip("192.0.2.1"),
+        sport: Be16::new(8080),
+        dport: Be16::new(port),
+        proto: Proto::TCP,
+        ..datapath_abi::FlowKey::default()
+    };
+    let theirs = datapath_abi::Flow {
+        role: datapath_abi::FlowRole::FOREIGN,
+        state: datapath_abi::FlowState::ESTABLISHED,
+        addr: ip(CLIENT),
+        ..datapath_abi::Flow::default()
+    };
+    (1..=u16::MAX).for_each(|port| drop(h.flows.borrow_mut().insert(key(port), theirs)));
+    let answer = middle("10.0.9.1", "192.0.2.1", 8080, 2000);
+    assert_eq!(verdict(&h, &answer, from_uplink), Verdict::Pass);
+    assert_eq!(through(&h, &parse(&answer[..]).unwrap(), 60), Through::ToStack);
+    let new = frame(CLIENT, "192.0.2.1", Proto::TCP, 5555, 30080, b"");
+    assert_eq!(
+        verdict(&h, &new, from_uplink),
+        Verdict::Drop(Reason::NatPortsUsedUp)
+    );
+}
+
+#[test]
+fn a_node_that_is_left_goes_on_with_what_it_knows_and_with_nothing_else() {
+    let mut h = remote();
+    h.add("10.96.0.1", 80, Proto::TCP, &[]);
+    sent_on(&h, CLIENT, "192.0.2.1", 5555);
+    h.settings.flags = h.settings.flags.with(SettingsFlags::LEAVING, true);
+    let new = |src: &str, dst: &str, port| frame(src, dst, Proto::TCP, 6666, port, b"");
+    assert_eq!(
+        verdict(&h, &new(CLIENT, "192.0.2.1", 30080), from_uplink),
+        Verdict::Pass
+    );
+    for vip in ["10.96.0.1", "10.96.0.2"] {
+        assert_eq!(verdict(&h, &new("10.0.0.7", vip, 80), from_pod), Verdict::Pass);
+    }
+    let ours = middle(CLIENT, "192.0.2.1", 5555, 30080);
+    assert!(matches!(verdict(&h, &ours, from_uplink), Verdict::Rewrite(..)));
+}
