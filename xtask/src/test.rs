@@ -48,6 +48,7 @@ const OWN_LEVEL: &[&str] = &[
     "tests-packets",
     "tests-sockets",
     "tests-cluster",
+    "tests-upstream",
     "tests-verifier",
     "tests-node",
 ];
