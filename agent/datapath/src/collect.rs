@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn a_connection_has_ended_when_both_sides_have_closed_it_and_are_silent() {
         let at = |there, back, now| {
-            let entries = connection(1, Proto::TCP, (SECOND, there), (SECOND, back));
+            let entries = connection(1, Proto::TCP, (1, there), (1, back));
             let (over, going) = ended(entries, Duration::from_secs(now));
             assert_eq!(over.len() + going.len(), 1);
             !over.is_empty()

@@ -506,7 +506,8 @@ fn answers_to_a_port_that_another_proxy_took_are_left_to_it_and_the_port_is_not_
         addr: ip(CLIENT),
         ..datapath_abi::Flow::default()
     };
-    (1..=u16::MAX).for_each(|port| drop(h.flows.borrow_mut().insert(key(port), theirs)));
+    let all = (1..=u16::MAX).map(|port| (key(port), theirs));
+    h.flows.borrow_mut().extend(all);
     let answer = middle("10.0.9.1", "192.0.2.1", 8080, 2000);
     assert_eq!(verdict(&h, &answer, from_uplink), Verdict::Pass);
     assert_eq!(through(&h, &parse(&answer[..]).unwrap(), 60), Through::ToStack);
