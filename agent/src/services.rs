@@ -421,7 +421,7 @@ impl Task {
             .settings(&ranges(&self.ranges), uplink, self.netns);
         now.flags = now
             .flags
-            .with(SettingsFlags::FOREIGN, *self.config.foreign.borrow());
+            .set(SettingsFlags::FOREIGN, *self.config.foreign.borrow());
         if self.settings != Some(now) {
             self.datapath.set_settings(&now)?;
             self.settings = Some(now);

@@ -63,7 +63,7 @@ impl Datapath {
 
     fn set_foreign(&self, wanted: bool) -> Result<(), DatapathError> {
         let mut settings = self.settings.get()?;
-        settings.flags = settings.flags.with(SettingsFlags::FOREIGN, wanted);
+        settings.flags = settings.flags.set(SettingsFlags::FOREIGN, wanted);
         self.settings.set(&settings)
     }
 
@@ -150,7 +150,7 @@ impl Leaving {
         };
         leaving.keep_ports()?;
         let mut now = settings.get()?;
-        now.flags = now.flags.with(SettingsFlags::LEAVING, true);
+        now.flags = now.flags.set(SettingsFlags::LEAVING, true);
         settings.set(&now)?;
         for hook in CHOOSING {
             attach::unpin(&leaving.pins.links().join(hook))?;

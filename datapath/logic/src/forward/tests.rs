@@ -473,7 +473,7 @@ fn the_middle_of_a_connection_that_began_under_another_proxy_is_left_to_it() {
     let mut h = remote();
     h.add("10.96.0.1", 80, Proto::TCP, &[("10.0.9.1", 8080)]);
     let known = sent_on(&h, CLIENT, "192.0.2.1", 5555);
-    h.settings.flags = h.settings.flags.with(SettingsFlags::FOREIGN, true);
+    h.settings.flags = h.settings.flags.set(SettingsFlags::FOREIGN, true);
     let theirs = middle(CLIENT, "192.0.2.1", 6666, 30080);
     assert_eq!(verdict(&h, &theirs, from_uplink), Verdict::Pass);
     assert_eq!(through(&h, &parse(&theirs[..]).unwrap(), 60), Through::ToStack);
@@ -523,7 +523,7 @@ fn a_node_that_is_left_goes_on_with_what_it_knows_and_with_nothing_else() {
     let mut h = remote();
     h.add("10.96.0.1", 80, Proto::TCP, &[]);
     sent_on(&h, CLIENT, "192.0.2.1", 5555);
-    h.settings.flags = h.settings.flags.with(SettingsFlags::LEAVING, true);
+    h.settings.flags = h.settings.flags.set(SettingsFlags::LEAVING, true);
     let new = |src: &str, dst: &str, port| frame(src, dst, Proto::TCP, 6666, port, b"");
     assert_eq!(
         verdict(&h, &new(CLIENT, "192.0.2.1", 30080), from_uplink),
