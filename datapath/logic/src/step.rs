@@ -227,7 +227,9 @@ where
     };
     let Some(known) = t.look(&back) else {
         // One about a packet of the node's own socket is known by the other table.
-        w.own = !source && t.settings().is_some_and(|s| s.flags.has(SettingsFlags::OWN));
+        w.own = !source
+            && t.settings()
+                .is_some_and(|s| s.flags.has(SettingsFlags::OWN) && s.is_node_address(w.p.dst));
         return false;
     };
     w.verdict = Verdict::Rewrite(
