@@ -1,7 +1,8 @@
 //! The flows in the kernel.
-use crate::maps::{FLOWS, FRAGMENTS, Kernel, tally};
+use crate::counts::{Place, tally};
+use crate::maps::{FLOWS, FRAGMENTS, Kernel};
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use datapath_abi::{Flow, FlowKey, FlowRole, FragmentKey, FragmentPorts};
+use datapath_abi::{Flow, FlowKey, FlowRole, FlowState, FragmentKey, FragmentPorts};
 use datapath_logic::FlowTable;
 use datapath_logic::flow::{Known, Seen, advance, known, spent};
 
@@ -11,17 +12,32 @@ fn is_counted(role: FlowRole, seen: &Seen) -> bool {
     role == FlowRole::FORWARD || (role != FlowRole::FOREIGN && (role == FlowRole::REPLY) != seen.one_stage)
 }
 
+/// A reset: of a connection, or of the attempt to make one.
+#[inline(always)]
+fn end(place: Place, before: FlowState) {
+    if before == FlowState::NEW {
+        place.failures(1);
+    } else {
+        place.resets(1);
+    }
+}
+
 impl FlowTable for Kernel {
     #[inline(always)]
     fn touch(&self, key: &FlowKey, seen: &Seen) -> Option<Known> {
         // SAFETY: the entry stays readable and writable for this run, even if it is evicted meanwhile; two packets of one
         // flow on two CPUs may lose a count, nothing else.
         let flow = unsafe { FLOWS.get_ptr_mut(key)?.as_mut()? };
+        let before = flow.state;
         let known = advance(flow, seen);
         if !known.over && is_counted(known.role, seen) {
-            tally(flow.set, |c| {
-                c.packets += 1;
-                c.bytes += seen.bytes as u64;
+            let ended = flow.state == FlowState::CLOSED && before != FlowState::CLOSED;
+            tally(&flow.counted(), false, |place| {
+                place.packets(1);
+                place.bytes(seen.bytes as u64);
+                if ended {
+                    end(place, before);
+                }
             });
         }
         Some(known)
@@ -36,10 +52,10 @@ impl FlowTable for Kernel {
     #[inline(always)]
     fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
         if flow.role == FlowRole::FORWARD {
-            tally(flow.set, |c| {
-                c.connections += 1;
-                c.packets += flow.packets;
-                c.bytes += flow.bytes;
+            tally(&flow.counted(), true, |place| {
+                place.connections(1);
+                place.packets(flow.packets);
+                place.bytes(flow.bytes);
             });
         }
         FLOWS.insert(key, flow, BPF_ANY as u64).is_ok()

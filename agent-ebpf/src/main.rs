@@ -1,7 +1,9 @@
 //! The programs in the kernel: thin entries over `datapath-logic`, one per hook, each with one exit that counts.
 #![no_std]
+#![feature(asm_experimental_arch)]
 #![no_main]
 
+mod counts;
 mod flows;
 mod maps;
 mod own;

@@ -1,15 +1,15 @@
 //! The maps and what the logic asks of them. Sizes here are for a small node; the loader sets the real ones.
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, SkStorage};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use core::cell::Cell;
 use core::hint::black_box;
 use datapath_abi::{
-    Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendKey,
-    FrontendValue, Maglev, MaglevKey, Member, MemberKey, Owner, Reason, ReplyKey, ReplyValue, SetCounts,
-    SetId, Settings, SettingsFlags, SocketRecord, SourceRangeKey,
+    Affinity, AffinityKey, Backend, BackendKey, COUNT_PAGE, COUNT_PAGES, CountNumber, Counted, Counts, Flow,
+    FlowKey, FragmentKey, FragmentPorts, FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey,
+    Owner, ReplyKey, ReplyValue, SetId, Settings, SettingsFlags, SocketRecord, SourceRangeKey,
 };
 use datapath_logic::Tables;
 
@@ -29,8 +29,13 @@ pub static AFFINITY: LruHashMap<AffinityKey, Affinity, 1024> = LruHashMap::new()
 pub static MEMBERS: HashMap<MemberKey, Member, 1024, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static MAGLEV: HashMap<MaglevKey, Maglev, 1024, NO_PREALLOC> = HashMap::new();
+/// Pages that user space makes as it gives numbers out. (A map that can be mapped begins on a page of memory, so that each
+/// place has a cache line to itself.)
 #[btf_map]
-pub static SET_COUNTS: PerCpuHashMap<u32, SetCounts, 1024, NO_PREALLOC> = PerCpuHashMap::new();
+pub static COUNTS: ArrayOfMaps<
+    Array<Counts, { COUNT_PAGE as usize }, { BPF_F_MMAPABLE as usize }>,
+    { COUNT_PAGES as usize },
+> = ArrayOfMaps::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, 1024> = LruHashMap::new();
 #[btf_map]
@@ -44,49 +49,22 @@ pub static COUNTERS: PerCpuArray<u64, 32> = PerCpuArray::new();
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 
-/// Counts one packet or call.
-#[inline(always)]
-pub fn count(reason: Reason) {
-    if let Some(n) = COUNTERS.get_ptr_mut(reason.index()) {
-        // SAFETY: the value is this CPU's own, and programs of one CPU do not interrupt one another between the read and
-        // the write; at worst a count is lost to a nested softirq.
-        unsafe { *n += 1 }
-    }
-}
-
-/// Counts something for one set. Its entry is made when it is first used: most services of a cluster are not, on one node.
-#[inline(always)]
-pub fn tally(set: SetId, what: impl FnOnce(&mut SetCounts)) {
-    let counts = SET_COUNTS.get_ptr_mut(&set.0).or_else(|| {
-        let _ = SET_COUNTS.insert(&set.0, &SetCounts::default(), BPF_NOEXIST as u64);
-        SET_COUNTS.get_ptr_mut(&set.0)
-    });
-    // SAFETY: as for `count`.
-    if let Some(counts) = counts.and_then(|c| unsafe { c.as_mut() }) {
-        what(counts);
-    }
-}
-
 /// The tables in the kernel.
 #[derive(Default)]
 pub struct Kernel {
-    /// The set of the frontend that was found last: whose refusal a refusal is.
-    found: Cell<SetId>,
+    /// The frontend that was found last: whose refusal a refusal is.
+    found: Cell<(SetId, CountNumber)>,
 }
 
 impl Kernel {
-    /// The set of the frontend that was found last.
+    /// Whom a refusal counts for: the service that was found last. No set if none was.
     #[inline(always)]
-    pub fn found(&self) -> Option<SetId> {
-        let set = self.found.get();
-        (set != SetId::default()).then_some(set)
-    }
-
-    /// Counts a refusal for the service that was asked for, if it was one.
-    #[inline(always)]
-    pub fn refused(&self) {
-        if self.found.get() != SetId::default() {
-            tally(self.found.get(), |c| c.refusals += 1);
+    pub fn found(&self) -> Counted {
+        let (set, service) = self.found.get();
+        Counted {
+            set,
+            service,
+            backend: CountNumber::NONE,
         }
     }
 }
@@ -112,7 +90,7 @@ impl Tables for Kernel {
         // SAFETY: the element may be replaced, never changed in place; it is copied at once and freed only after a grace
         // period.
         let value = unsafe { FRONTENDS.get(key).copied() }?;
-        self.found.set(value.set);
+        self.found.set((value.set, value.number));
         Some(value)
     }
 

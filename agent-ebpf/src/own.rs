@@ -1,6 +1,6 @@
 //! What the node's own sockets send to services past the socket hooks (the kernel's own, such as NFS, and those of other cgroups): on its
 //! way out it has the route of the service's address, and is sent on by the route of its endpoint.
-use crate::maps::count;
+use crate::counts::count;
 use crate::packet::{DROP, Skb, reject, rewrite_packet};
 use crate::run::{Run, current};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, bpf_fib_lookup as Route};

@@ -1,5 +1,6 @@
 //! TC programs: the same decisions per packet, for clients that the socket hooks do not serve.
-use crate::maps::{Kernel, count};
+use crate::counts::count;
+use crate::maps::Kernel;
 use crate::own;
 use crate::run::{Run, current, step, without_packet};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT};
@@ -10,7 +11,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use core::mem::MaybeUninit;
-use datapath_abi::{Proto, Reason, SetId};
+use datapath_abi::{Counted, Proto, Reason};
 use datapath_logic::forward::{self, Gate, Step, Verdict, Work};
 use datapath_logic::packet::{ETHERNET, Mend, NotParsed, parse};
 use datapath_logic::rewrite::Rewrite;
@@ -138,7 +139,7 @@ unsafe extern "C" fn parse_packet(skb: *mut __sk_buff, gate: u32) -> u32 {
     match parse(&skb) {
         Ok(p) => {
             run.work = Work::new(&p, skb.len(), gate);
-            run.found = SetId::default();
+            run.found = Counted::default();
             1
         }
         Err(NotParsed::OtherProtocol) => 0,

@@ -1,16 +1,17 @@
 //! One packet's way through the steps: what they know, and each as a function of its own.
-use crate::maps::{Kernel, count, tally};
+use crate::counts::{count, refused};
+use crate::maps::Kernel;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
-use datapath_abi::{Reason, SetId};
+use datapath_abi::{Counted, Reason, SetId};
 use datapath_logic::Packet;
 use datapath_logic::forward::{self, Step, Work};
 
 /// What all steps of one run know.
 pub struct Run {
     pub work: Work,
-    /// The set of the frontend that was found last: whose refusal a refusal is.
-    pub found: SetId,
+    /// The service that was found last: whose refusal a refusal is.
+    pub found: Counted,
     /// Ethernet addresses of the next hop and of the device that leads there, for XDP.
     pub next_hop: [u8; 6],
     pub own: [u8; 6],
@@ -38,9 +39,7 @@ impl Run {
     #[inline(always)]
     pub fn refuse(&self, reason: Reason) {
         count(reason);
-        if self.found != SetId::default() {
-            tally(self.found, |c| c.refusals += 1);
-        }
+        refused(&self.found, reason);
     }
 }
 
@@ -52,8 +51,9 @@ pub fn step<P: Packet>(step: Step, packet: &P) -> u32 {
     };
     let tables = Kernel::default();
     let answer = forward::step(step, &tables, packet, &mut run.work);
-    if let Some(set) = tables.found() {
-        run.found = set;
+    let found = tables.found();
+    if found.set != SetId::default() {
+        run.found = found;
     }
     answer as u32
 }

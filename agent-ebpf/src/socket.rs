@@ -1,5 +1,6 @@
 //! Socket hooks: the endpoint is chosen once per connection, packets are never touched.
-use crate::maps::{Kernel, REPLIES, SOCKETS, count, tally};
+use crate::counts::{count, refused, tally};
+use crate::maps::{Kernel, REPLIES, SOCKETS};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval, bpf_sk_storage_get};
@@ -135,7 +136,7 @@ fn keep(ctx: &SockAddrContext, record: &mut SocketRecord) {
 #[inline(always)]
 fn refuse<F: Family>(tables: &Kernel, ctx: &SockAddrContext, proto: Proto, reason: Reason) -> i32 {
     count(reason);
-    tables.refused();
+    refused(&tables.found(), reason);
     // SAFETY: a read-only global that the loader sets; volatile so that the compiler does not take its default for granted.
     if unsafe { addr_of!(HAS_SET_RETVAL).read_volatile() } == 1 {
         // SAFETY: the helper sets this call's result and nothing else.
@@ -158,13 +159,15 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         return ALLOW;
     };
     let tables = Kernel::default();
-    match socket::connect(&tables, &front::<F>(ctx, proto), netns(ctx)) {
+    match socket::connect(&tables, &front::<F>(ctx, proto), || netns(ctx)) {
         Verdict::Pass => {
             forget(ctx);
             ALLOW
         }
         Verdict::Refuse(reason) => refuse::<F>(&tables, ctx, proto, reason),
-        Verdict::To { mut record, .. } => {
+        Verdict::To {
+            mut record, counted, ..
+        } => {
             if proto == Proto::UDP {
                 remember(ctx, &record);
             }
@@ -172,7 +175,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);
             count(Reason::SocketConnected);
-            tally(record.set, |c| c.connections += 1);
+            tally(&counted, true, |place| place.connections(1));
             ALLOW
         }
     }
@@ -193,12 +196,16 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     match socket::send(&tables, &front::<F>(ctx, Proto::UDP), netns(ctx), record(ctx)) {
         Verdict::Pass => ALLOW,
         Verdict::Refuse(reason) => refuse::<F>(&tables, ctx, Proto::UDP, reason),
-        Verdict::To { mut record, renewed } => {
+        Verdict::To {
+            mut record,
+            counted,
+            renewed,
+        } => {
             if renewed {
                 remember(ctx, &record);
                 keep(ctx, &mut record);
                 count(Reason::SocketSent);
-                tally(record.set, |c| c.connections += 1);
+                tally(&counted, true, |place| place.connections(1));
             }
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);

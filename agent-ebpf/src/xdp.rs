@@ -1,6 +1,7 @@
 //! The XDP program: packets that only pass this node on their way to a remote endpoint, and their answers, are sent out again
 //! before the stack sees them. Everything else goes to the stack unchanged, where the TC programs decide.
-use crate::maps::{FLOWS, Kernel, count};
+use crate::counts::{count, tally};
+use crate::maps::{FLOWS, Kernel};
 use crate::run::{Run, current, without_packet};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::{bpf_fib_lookup as Route, xdp_md};
@@ -9,7 +10,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use core::hint::black_box;
 use core::ptr::addr_of;
-use datapath_abi::{Address, FlowKey, Proto, Reason, SetId};
+use datapath_abi::{Address, Counted, FlowKey, Proto, Reason};
 use datapath_logic::checksum::update;
 use datapath_logic::forward::{self, Gate, Passing, Step, Steps, Verdict, Work};
 use datapath_logic::packet::{ETHERNET, Mend, parse};
@@ -109,7 +110,7 @@ unsafe extern "C" fn xdp_parse(ctx: *mut xdp_md) -> u32 {
     match parse(&frame) {
         Ok(p) => {
             run.work = Work::new(&p, len, Gate::Uplink);
-            run.found = SetId::default();
+            run.found = Counted::default();
             1
         }
         Err(_) => 0,
@@ -282,6 +283,10 @@ fn uncount(work: &Work) {
     if let Some(flow) = FLOWS.get_ptr_mut(&key).and_then(|p| unsafe { p.as_mut() }) {
         flow.packets = flow.packets.wrapping_sub(1);
         flow.bytes = flow.bytes.wrapping_sub(work.len as u64);
+        tally(&flow.counted(), false, |place| {
+            place.packets(u64::MAX);
+            place.bytes((work.len as u64).wrapping_neg());
+        });
     }
 }
 

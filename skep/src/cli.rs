@@ -81,6 +81,11 @@ pub enum Verb {
         #[command(flatten)]
         maps: MapsArgs,
     },
+    /// What services do at the moment, the busiest first
+    #[command(subcommand)]
+    Top(Top),
+    /// Connections that are translated per packet, with what was counted for them
+    Flows(FlowsArgs),
     /// What would become of a packet, and why: `skep explain 'pod/a -> svc/b:80'`
     Explain(ExplainArgs),
     /// What this machine has and lacks
@@ -214,6 +219,9 @@ pub struct ServicesArgs {
     /// Where /metrics is answered, without authentication; `off` for nowhere
     #[arg(long, env = "SKEP_METRICS_BIND_ADDRESS")]
     pub metrics_bind_address: Option<String>,
+    /// Whether /metrics has rows for each endpoint of a service, beside those for services
+    #[arg(long, env = "SKEP_ENDPOINT_METRICS", num_args = 0..=1, default_missing_value = "true")]
+    pub endpoint_metrics: Option<bool>,
     /// Whether this node answers ARP and NDP for LoadBalancer addresses
     #[arg(long, env = "SKEP_ANNOUNCE")]
     pub announce: Option<bool>,
@@ -248,6 +256,53 @@ pub struct MapsArgs {
     pub node: Option<String>,
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
+}
+
+/// What `skep top` shows.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Top {
+    /// New connections, refusals, packets and bytes of each service that was used
+    Services(TopArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// Only this one: NAME or NAMESPACE/NAME
+    pub service: Option<String>,
+    /// Seconds from one look to the next
+    #[arg(long, default_value_t = 2.0, value_parser = interval)]
+    pub interval: f64,
+    /// Look once, for scripts: totals, no rates
+    #[arg(long)]
+    pub once: bool,
+    /// Endpoints in place of services
+    #[arg(long)]
+    pub endpoints: bool,
+    #[command(flatten)]
+    pub maps: MapsArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct FlowsArgs {
+    /// Only those of this service: NAME or NAMESPACE/NAME
+    #[arg(long)]
+    pub service: Option<String>,
+    /// Look again and again
+    #[arg(long)]
+    pub follow: bool,
+    /// Seconds from one look to the next
+    #[arg(long, default_value_t = 2.0, value_parser = interval)]
+    pub interval: f64,
+    #[command(flatten)]
+    pub maps: MapsArgs,
+}
+
+/// A time between looks that a machine can keep and a person will wait for.
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("give seconds, from 0.1 to 3600".to_owned()),
+    }
 }
 
 #[derive(Args, Clone, Debug)]

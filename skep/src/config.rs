@@ -171,6 +171,9 @@ pub struct ServicesSection {
     /// An address and port, or `off`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics_bind_address: Option<String>,
+    /// Whether metrics have rows for each endpoint too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_metrics: Option<bool>,
     /// Whether LoadBalancer addresses are announced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announce: Option<bool>,

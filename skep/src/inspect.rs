@@ -57,7 +57,7 @@ pub(crate) fn running(name: &ClusterName) -> Result<Cluster> {
 }
 
 /// The pins of each node, or of one, as this process can reach them: a node with namespaces has a bpffs of its own.
-fn pins(name: &ClusterName, only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn pins(name: &ClusterName, only: Option<&str>) -> Result<Vec<(String, PathBuf)>> {
     doctor::require_root("reading the maps")?;
     let cluster = running(name)?;
     let alive = recorded(&cluster.dirs().processes());
@@ -159,7 +159,7 @@ pub fn services(only: Option<&str>, args: &MapsArgs) -> Result<()> {
 }
 
 /// Whether `namespace/service:port` is the service NAME (in `default`) or NAMESPACE/NAME.
-fn is_of(owner: &str, name: &str) -> bool {
+pub(crate) fn is_of(owner: &str, name: &str) -> bool {
     let service = owner.rsplit_once(':').map_or(owner, |(service, _)| service);
     let full = if name.contains('/') {
         name.to_owned()

@@ -23,6 +23,7 @@ mod sockets;
 mod standalone;
 mod supervise;
 mod tools;
+mod traffic;
 mod up;
 
 use anyhow::{Context, Result};
@@ -85,6 +86,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Leave(args) => alone(leave::run(&args, progress))??,
         Verb::Services { service, maps } => inspect::services(service.as_deref(), &maps)?,
         Verb::Maps { map, maps } => inspect::maps(map.as_deref(), &maps)?,
+        Verb::Top(cli::Top::Services(args)) => traffic::top(&args)?,
+        Verb::Flows(args) => traffic::flows(&args)?,
         Verb::Explain(args) => explain::run(&args)?,
         Verb::Doctor { output } => return doctor::run(output),
         Verb::Version { output } => doctor::version(output)?,

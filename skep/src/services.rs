@@ -79,6 +79,10 @@ pub fn settings(flags: &ServicesArgs, file: &ServicesSection) -> Result<EdgeSett
     if let Some(text) = metrics {
         settings.metrics = address(text).context("--metrics-bind-address cannot be used")?;
     }
+    settings.endpoint_metrics = flags
+        .endpoint_metrics
+        .or(file.endpoint_metrics)
+        .unwrap_or(settings.endpoint_metrics);
     settings.announce = flags.announce.or(file.announce).unwrap_or(settings.announce);
     Ok(settings)
 }

@@ -1,7 +1,8 @@
 //! The data path of one node, as the agent holds it.
 use crate::attach::{self, Role, Side};
 use crate::collect::{self, Collected, Connection, Survey};
-use crate::dump::{Dump, Pins};
+use crate::counts::CountPages;
+use crate::dump::{self, Dump, Pins};
 use crate::error::DatapathError;
 use crate::jobs::Jobs;
 use crate::migrate;
@@ -9,13 +10,14 @@ use crate::object;
 use crate::size::Sizes;
 use crate::sockets::{self, Sockets};
 use crate::stale::{self, Stale};
-use crate::table::{PerCpu, Single, Table};
+use crate::table::{Single, Table};
+use crate::traffic::{self, Traffic};
 use crate::xdp::{self, XdpChoice, XdpMode};
 use agent_services::{Changes, Existing, InUse};
 use aya::Ebpf;
 use datapath_abi::{
     Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FrontendKey, FrontendValue, LAYOUT, Maglev,
-    MaglevKey, Member, MemberKey, Owner, Range, ReplyKey, ReplyValue, SERVICE_RANGES, SetCounts, SetId,
+    MaglevKey, Member, MemberKey, Owner, Range, Reason, ReplyKey, ReplyValue, SERVICE_RANGES, SetId,
     Settings, SettingsFlags, SourceRangeKey, maps, programs,
 };
 use std::fs;
@@ -49,7 +51,7 @@ pub struct Datapath {
     members: Table<MemberKey, Member>,
     maglev: Table<MaglevKey, Maglev>,
     ranges: Table<SourceRangeKey, u8>,
-    counts: PerCpu<u32, SetCounts>,
+    counts: CountPages,
     pub(crate) flows: Table<FlowKey, Flow>,
     replies: Table<ReplyKey, ReplyValue>,
     affinity: Table<AffinityKey, Affinity>,
@@ -89,7 +91,7 @@ impl Datapath {
             members: Table::open(maps::MEMBERS, &dir)?,
             maglev: Table::open(maps::MAGLEV, &dir)?,
             ranges: Table::open(maps::SOURCE_RANGES, &dir)?,
-            counts: PerCpu::open(maps::SET_COUNTS, &dir)?,
+            counts: CountPages::open(&dir)?,
             flows: Table::open(maps::FLOWS, &dir)?,
             replies: Table::open(maps::REPLIES, &dir)?,
             affinity: Table::open(maps::AFFINITY, &dir)?,
@@ -242,7 +244,10 @@ impl Datapath {
     /// part of it, in which every frontend still leads to complete slots: read [`Datapath::existing`] and plan anew.
     pub fn apply(&self, c: &Changes) -> Result<(), DatapathError> {
         let ranges: Vec<_> = c.ranges.iter().map(|key| (*key, 1)).collect();
-        let gone_counts: Vec<u32> = c.gone_owners.iter().map(|id| id.0).collect();
+        self.counts.grow(c.numbers)?;
+        if let Some(first) = c.unused_numbers {
+            self.counts.clear_from(first)?;
+        }
         Jobs::default()
             .write(&self.owners, &c.owners)
             .write(&self.backends, &c.backends)
@@ -260,7 +265,7 @@ impl Datapath {
             .delete(&self.backends, &c.gone_backends)
             .delete(&self.owners, &c.gone_owners)
             .run()?;
-        self.counts.delete(&gone_counts)?;
+        self.counts.clear(c.gone_numbers.iter().copied())?;
         self.forget_clients(c)?;
         self.end_flows(&Stale::of(&c.ended, &c.ended_fronts))
     }
@@ -417,6 +422,16 @@ impl Datapath {
     /// Everything that can be read, with names.
     pub fn dump(&self) -> Result<Dump, DatapathError> {
         Dump::read(&self.pins.folder)
+    }
+
+    /// What was counted for each service port and each endpoint.
+    pub fn traffic(&self) -> Result<Traffic, DatapathError> {
+        traffic::of(&self.counts, &self.pins.maps())
+    }
+
+    /// What was done and refused on the whole node, by reason.
+    pub fn counters(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
+        dump::reasons(&self.pins.maps())
     }
 
     /// How many flows and replies are remembered.

@@ -2,10 +2,11 @@
 use crate::error::DatapathError;
 use crate::sys::Plain;
 use crate::table::{PerCpu, Single, Table};
+use crate::traffic::{self, Names, Traffic};
 use datapath_abi::{
     Affinity, AffinityKey, Backend, BackendKey, Flow, FlowKey, FragmentKey, FragmentPorts, FrontendFlags,
     FrontendKey, FrontendValue, LAYOUT, Maglev, MaglevKey, Member, MemberKey, Owner, Proto, Reason, ReplyKey,
-    ReplyValue, SetCounts, SetId, Settings, SourceRangeKey, maps,
+    ReplyValue, SetId, Settings, SourceRangeKey, maps,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -130,15 +131,6 @@ pub struct CounterRow {
     pub count: u64,
 }
 
-/// What became of one service port's traffic in one family, since its set of endpoints came to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrafficRow {
-    /// `namespace/service:port`.
-    pub owner: String,
-    pub set: SetId,
-    pub counts: SetCounts,
-}
-
 /// One direction of a flow that is translated per packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowRow {
@@ -161,8 +153,7 @@ pub struct Dump {
     pub addresses: Vec<IpAddr>,
     pub maps: Vec<MapRow>,
     pub counters: Vec<CounterRow>,
-    /// By owner; only services that were used.
-    pub traffic: Vec<TrafficRow>,
+    pub traffic: Traffic,
     pub flows: Vec<FlowRow>,
 }
 
@@ -206,13 +197,19 @@ impl Dump {
             row(maps::REPLIES, replies.entries()?.len(), replies.capacity()),
         ];
         let owned: HashMap<u32, Owner> = owned.into_iter().collect();
+        let names = Names {
+            frontends: &fronts,
+            backends: &backs,
+            owners: &owned,
+        };
+        let traffic = traffic::read(&dir, &names)?;
         let slots: HashMap<BackendKey, Backend> = backs.into_iter().collect();
         Ok(Self {
             services: services(&fronts, &slots, &owned),
             addresses: addresses(&fronts),
             maps,
             counters: counters(&dir)?,
-            traffic: traffic(&dir, &owned)?,
+            traffic,
             flows: flowing.iter().map(|(k, f)| flow_row(k, f, &owned)).collect(),
         })
     }
@@ -284,37 +281,17 @@ fn addresses(frontends: &[(FrontendKey, FrontendValue)]) -> Vec<IpAddr> {
 }
 
 fn counters(dir: &Path) -> Result<Vec<CounterRow>, DatapathError> {
-    let map = PerCpu::<u32, u64>::open(maps::COUNTERS, dir)?;
-    Reason::ALL
-        .iter()
-        .map(|&reason| {
-            Ok(CounterRow {
-                reason,
-                count: map.get(&reason.index())?.iter().sum(),
-            })
-        })
-        .collect()
+    let reasons = reasons(dir)?.into_iter();
+    Ok(reasons
+        .map(|(reason, count)| CounterRow { reason, count })
+        .collect())
 }
 
-fn traffic(dir: &Path, owners: &HashMap<u32, Owner>) -> Result<Vec<TrafficRow>, DatapathError> {
-    let map = PerCpu::<u32, SetCounts>::open(maps::SET_COUNTS, dir)?;
-    let mut rows = Vec::new();
-    for id in map.keys()? {
-        let mut counts = SetCounts::default();
-        for one in map.get(&id)? {
-            counts.connections += one.connections;
-            counts.refusals += one.refusals;
-            counts.packets += one.packets;
-            counts.bytes += one.bytes;
-        }
-        rows.push(TrafficRow {
-            owner: owner(owners, SetId(id)),
-            set: SetId(id),
-            counts,
-        });
-    }
-    rows.sort_by(|a, b| (&a.owner, a.set).cmp(&(&b.owner, b.set)));
-    Ok(rows)
+/// The counts of all reasons.
+pub(crate) fn reasons(dir: &Path) -> Result<Vec<(Reason, u64)>, DatapathError> {
+    let map = PerCpu::<u32, u64>::open(maps::COUNTERS, dir)?;
+    let count = |&reason: &Reason| Ok((reason, map.get(&reason.index())?.iter().sum()));
+    Reason::ALL.iter().map(count).collect()
 }
 
 fn flow_row(key: &FlowKey, flow: &Flow, owners: &HashMap<u32, Owner>) -> FlowRow {

@@ -9,8 +9,8 @@ use crate::size::Sizes;
 use crate::table::{Single, Table};
 use aya::Ebpf;
 use datapath_abi::{
-    Address, Backend, BackendKey, Be16, Flow, FlowKey, FlowRole, FlowState, FrontendKey, Generation, Proto,
-    Range, SERVICE_RANGES, SetId, maps,
+    Address, BackendKey, Be16, Flow, FlowKey, FlowRole, FlowState, FrontendKey, Generation, Proto, Range,
+    SERVICE_RANGES, SetId, maps,
 };
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,15 @@ struct FrontendValue1 {
     count: u16,
     local: u16,
     affinity: u32,
+}
+
+/// An endpoint of layout 1.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Backend1 {
+    addr: Address,
+    port: Be16,
+    flags: u16,
 }
 
 /// The settings of layout 1.
@@ -145,7 +154,7 @@ impl Layout1 {
                 generation: Generation(1),
                 slot,
             };
-            let backend = Backend {
+            let backend = Backend1 {
                 addr: endpoint.ip().into(),
                 port: Be16::new(endpoint.port()),
                 flags: 0,
@@ -176,6 +185,7 @@ mod tests {
     fn a_flow_of_layout_1_keeps_where_it_leads_and_how_far_it_is() {
         assert_eq!(size_of::<Flow1>(), 48);
         assert_eq!((size_of::<FrontendValue1>(), size_of::<Settings1>()), (16, 84));
+        assert_eq!(size_of::<Backend1>(), 20);
         let old = Flow1 {
             addr: Address::from_v4_word(7),
             port: Be16::new(80),

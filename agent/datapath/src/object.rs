@@ -1,4 +1,5 @@
 //! The embedded object, and loading it over pinned maps.
+use crate::counts;
 use crate::error::DatapathError;
 use crate::jobs;
 use crate::size::Sizes;
@@ -38,11 +39,14 @@ pub(crate) fn load_maps(
         return Err(DatapathError::NoObject);
     }
     let has_set_retval = u8::from(has_set_retval());
+    let shards = counts::shards()?;
     let mut loader = EbpfLoader::new();
     loader
         // Nothing in the object depends on the layout of the kernel's own types.
         .btf(None)
         .override_global(globals::HAS_SET_RETVAL, &has_set_retval, true)
+        // Programs of layout 1 have none.
+        .override_global(globals::COUNT_SHARDS, &shards, false)
         .map_max_entries(maps::FRONTENDS, sizes.frontends)
         .map_max_entries(maps::BACKENDS, sizes.backends)
         .map_max_entries(maps::OWNERS, sizes.owners)
@@ -52,8 +56,7 @@ pub(crate) fn load_maps(
         .map_max_entries(maps::AFFINITY, sizes.affinity)
         .map_max_entries(maps::MAGLEV, sizes.maglev)
         .map_max_entries(maps::SOURCE_RANGES, sizes.ranges)
-        .map_max_entries(maps::FRAGMENTS, sizes.fragments)
-        .map_max_entries(maps::SET_COUNTS, sizes.counts);
+        .map_max_entries(maps::FRAGMENTS, sizes.fragments);
     for name in pinned {
         loader.map_pin_path(name, maps_dir.join(name));
     }

@@ -19,7 +19,6 @@ pub struct Sizes {
     pub maglev: u32,
     pub ranges: u32,
     pub fragments: u32,
-    pub counts: u32,
 }
 
 const KIB: u64 = 1024;
@@ -38,7 +37,6 @@ impl Sizes {
             maglev: power(bytes / (256 * KIB), 1 << 12, 1 << 16),
             ranges: power(bytes / (64 * KIB), 1 << 14, 1 << 18),
             fragments: power(bytes / (4096 * KIB), 1 << 10, 1 << 14),
-            counts: power(bytes / (64 * KIB), 1 << 16, 1 << 19),
         }
     }
 

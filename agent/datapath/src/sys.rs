@@ -11,12 +11,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+const MAP_CREATE: u32 = 0;
 const MAP_LOOKUP_ELEM: u32 = 1;
 const MAP_UPDATE_ELEM: u32 = 2;
 const MAP_DELETE_ELEM: u32 = 3;
 const MAP_GET_NEXT_KEY: u32 = 4;
 const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
+const MAP_GET_FD_BY_ID: u32 = 14;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
@@ -131,6 +133,60 @@ pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     };
     // SAFETY: the path is a C string that outlives the call.
     let fd = unsafe { bpf(OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The head of the attributes of `BPF_MAP_CREATE`.
+#[repr(C)]
+struct CreateAttr {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+/// `BPF_MAP_TYPE_ARRAY` and `BPF_F_MMAPABLE`.
+const ARRAY: u32 = 2;
+const MMAPABLE: u32 = 1 << 10;
+
+/// An array as the programs declare the pages of counts.
+pub(crate) fn create_count_page(places: u32, value_size: u32) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr {
+        kind: ARRAY,
+        key_size: size_of::<u32>() as u32,
+        value_size,
+        max_entries: places,
+        flags: MMAPABLE,
+    };
+    // SAFETY: no addresses.
+    let fd = unsafe { bpf(MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts a map into an array of maps, which holds it from then on.
+pub(crate) fn put_page(outer: BorrowedFd<'_>, index: u32, page: BorrowedFd<'_>) -> io::Result<()> {
+    update(outer, &index, &raw(page))
+}
+
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    next: u32,
+    flags: u32,
+}
+
+/// The map with this id.
+pub(crate) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = IdAttr {
+        id,
+        next: 0,
+        flags: 0,
+    };
+    // SAFETY: no addresses.
+    let fd = unsafe { bpf(MAP_GET_FD_BY_ID, &mut attr) }?;
     // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -213,26 +213,6 @@ impl<K: Plain, V: Plain> PerCpu<K, V> {
         let found = sys::lookup(self.fd.as_fd(), key, &mut values).map_err(failed(self.name, "read"))?;
         Ok(if found { values } else { Vec::new() })
     }
-
-    /// All keys.
-    pub fn keys(&self) -> Result<Vec<K>, DatapathError> {
-        let mut all: Vec<K> = Vec::new();
-        while let Some(next) =
-            sys::next_key(self.fd.as_fd(), all.last()).map_err(failed(self.name, "read"))?
-        {
-            all.push(next);
-        }
-        Ok(all)
-    }
-
-    /// Deletes all keys; missing ones are no error.
-    pub fn delete(&self, keys: &[K]) -> Result<(), DatapathError> {
-        keys.iter().try_for_each(|key| {
-            sys::delete(self.fd.as_fd(), key)
-                .map(drop)
-                .map_err(failed(self.name, "cleaned"))
-        })
-    }
 }
 
 /// An array of one value.

@@ -451,7 +451,7 @@ impl Telling<'_, '_> {
             self.settings().host_netns_cookie
         };
         let aside = self.tables.aside(0);
-        match socket::connect(&aside, &self.front, netns) {
+        match socket::connect(&aside, &self.front, || netns) {
             // The socket has the client's address as its own: nothing is rewritten under way.
             socket::Verdict::To { .. } => Decision::over(Outcome::Endpoint, None),
             socket::Verdict::Refuse(reason) => Decision::over(Outcome::Refused, Some(reason)),

@@ -1,6 +1,6 @@
 use datapath_abi::{
-    Address, Backend, BackendKey, Be16, FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey,
-    Owner, Proto, SetId, SourceRangeKey,
+    Address, Backend, BackendKey, Be16, CountNumber, FrontendKey, FrontendValue, Maglev, MaglevKey, Member,
+    MemberKey, Owner, Proto, SetId, SourceRangeKey,
 };
 
 /// What to write, in this order: owners, backends, members, Maglev tables, source ranges, frontends; then what to delete, in
@@ -23,6 +23,12 @@ pub struct Changes {
     pub gone_members: Vec<MemberKey>,
     pub gone_backends: Vec<BackendKey>,
     pub gone_owners: Vec<SetId>,
+    /// All count numbers in use are below; their places are there before any entry names them.
+    pub numbers: u32,
+    /// What is counted from this number on is cleared before anything else; set once after a start.
+    pub unused_numbers: Option<CountNumber>,
+    /// What is counted under these numbers is cleared in the end: they are given to others from the next plan on.
+    pub gone_numbers: Vec<CountNumber>,
     /// Endpoints that no longer serve a service: connectionless flows to them end.
     pub ended: Vec<EndedBackend>,
     /// Addresses and ports that lead to a set no longer, while the set or its endpoints may go on: connectionless flows that
@@ -51,7 +57,10 @@ pub struct EndedFront {
 impl Changes {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.entries() == 0 && self.ended.is_empty() && self.ended_fronts.is_empty()
+        self.entries() == 0
+            && self.ended.is_empty()
+            && self.ended_fronts.is_empty()
+            && self.gone_numbers.is_empty()
     }
 
     /// How many map entries are written or deleted.

@@ -2,7 +2,7 @@
 use crate::node::Node;
 use crate::packed::{EndpointRef, PackedSlice, TextList};
 use crate::view::PortView;
-use datapath_abi::{Address, Backend, Be16};
+use datapath_abi::{Address, Backend, Be16, CountNumber};
 
 /// What is to be known of a port's endpoints.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +120,7 @@ fn candidate<'a>(endpoint: EndpointRef<'a>, port: u16, node: &Node) -> Candidate
             addr: Address::from(endpoint.addr),
             port: Be16::new(port),
             flags: if here { Backend::LOCAL } else { 0 },
+            number: CountNumber::NONE,
         },
         local,
     }

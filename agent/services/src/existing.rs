@@ -1,6 +1,6 @@
 use datapath_abi::{
-    Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey,
-    Owner, Proto, SetId, SourceRangeKey,
+    Backend, BackendKey, CountNumber, FrontendFlags, FrontendKey, FrontendValue, Maglev, MaglevKey, Member,
+    MemberKey, Owner, Proto, SetId, SourceRangeKey,
 };
 use datapath_logic::host::{Maps, contains};
 use std::collections::{HashMap, HashSet};
@@ -124,6 +124,23 @@ impl Existing {
         for (what, set) in self.owners.keys().map(|s| ("owner", *s)).chain(ranged) {
             if !sets.contains(&set) {
                 found.push(format!("{set:?} has an {what} and no frontend"));
+            }
+        }
+        found.append(&mut self.counted_twice());
+        found
+    }
+
+    /// Two that are counted under one number.
+    fn counted_twice(&self) -> Vec<String> {
+        let mut owners = HashMap::new();
+        let fronts = self.frontends.values().map(|v| (v.number, (v.set, None)));
+        let backends = self.backends.iter();
+        let backends = backends.map(|(k, b)| (b.number, (k.set, Some((b.addr, b.port)))));
+        let mut found = Vec::new();
+        for (number, owner) in fronts.chain(backends) {
+            let first = *owners.entry(number).or_insert(owner);
+            if first != owner || number == CountNumber::NONE {
+                found.push(format!("{first:?} and {owner:?} are both counted as {number:?}"));
             }
         }
         found

@@ -163,6 +163,7 @@ fn only(ip: IpAddr, port: u16) -> Usable {
         addr: Address::from(ip),
         port: Be16::new(port),
         flags: Backend::LOCAL,
+        ..Backend::default()
     };
     Usable {
         slots: vec![backend],

@@ -14,6 +14,7 @@ mod host_ports;
 mod in_use;
 mod maglev;
 mod node;
+mod numbers;
 mod packed;
 mod planner;
 mod programmed;

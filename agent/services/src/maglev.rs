@@ -64,6 +64,7 @@ mod tests {
                 addr: IpAddr::from([10, 244, i % 3, i]).into(),
                 port: Be16::new(8080),
                 flags: u16::from(i % 2),
+                ..Backend::default()
             })
             .collect()
     }

@@ -7,6 +7,7 @@ use crate::fronts::{self, Holders};
 use crate::host_ports::{self, HostPortsView, PodEntry};
 use crate::in_use::InUse;
 use crate::node::Node;
+use crate::numbers::Numbers;
 use crate::packed::{PackedSlice, Packer};
 use crate::programmed::{Front, Programmed, SetKey, Wanted};
 use crate::view::{ObjectName, PortView, ServiceView, SliceView};
@@ -37,6 +38,7 @@ pub struct Planner {
 pub(crate) struct Rest {
     pub node: Node,
     holders: Holders,
+    numbers: Numbers,
     next: u32,
     /// What an earlier agent left; taken at the first plan.
     existing: Option<Existing>,
@@ -59,6 +61,7 @@ impl Planner {
             rest: Rest {
                 node,
                 holders: Holders::default(),
+                numbers: Numbers::new(&existing),
                 next: first_free(&existing),
                 existing: Some(existing),
                 adopted: HashSet::new(),
@@ -176,6 +179,7 @@ impl Planner {
     /// Writing failed somewhere in the middle: plans everything again, from what stands in the maps now.
     pub fn restart(&mut self, existing: Existing) {
         self.rest.next = self.rest.next.max(first_free(&existing));
+        self.rest.numbers.restart(&existing);
         self.rest.existing = Some(existing);
         self.rest.holders = Holders::default();
         self.rest.here = None;
@@ -236,9 +240,12 @@ impl Planner {
         self.rest.plan_here(&mut out);
         if let Some(existing) = self.rest.existing.take() {
             self.sweep(&existing, &mut out);
+            let used: Vec<_> = self.sets().flat_map(Programmed::numbers).collect();
+            self.rest.numbers.sweep(used, &mut out);
             leave_standing(&existing, &mut out);
             self.rest.adopted = HashSet::new();
         }
+        self.rest.numbers.settle(&mut out);
         settle(&mut out);
         out
     }
@@ -337,7 +344,7 @@ impl Rest {
                 }
             }
         }
-        drop_unwanted(&mut entry.sets, out);
+        drop_unwanted(&mut entry.sets, &mut self.numbers, out);
         self.holders.release(&held, number)
     }
 
@@ -359,7 +366,7 @@ impl Rest {
                 self.bring(name, sets, wanted, out);
             }
         }
-        drop_unwanted(sets, out);
+        drop_unwanted(sets, &mut self.numbers, out);
         self.holders.release(&held, *number)
     }
 
@@ -380,7 +387,7 @@ impl Rest {
             sets.len() - 1
         });
         sets[place].kept = true;
-        sets[place].become_(wanted, out);
+        sets[place].become_(wanted, &mut self.numbers, out);
     }
 
     fn plan_port(
@@ -438,7 +445,7 @@ impl Rest {
     fn plan_here(&mut self, out: &mut Changes) {
         if self.node.dns.is_empty() {
             if let Some(set) = self.here.take() {
-                set.vanish(out);
+                set.vanish(&mut self.numbers, out);
             }
             return;
         }
@@ -456,7 +463,7 @@ impl Rest {
             Some(set) => set,
             None => self.begin("this node's names", &wanted, out),
         };
-        set.become_(wanted, out);
+        set.become_(wanted, &mut self.numbers, out);
         self.here = Some(set);
     }
 
@@ -481,13 +488,14 @@ impl Rest {
                 .filter(|f| (f.key.proto != Proto::ANY) == (key.proto != Proto::ANY));
             let id = of_ports.filter_map(standing).next();
             if let Some(id) = id.filter(|id| self.adopted.insert(*id)) {
-                return Programmed::adopt(id, key, owner, &w.fronts, existing, out);
+                return Programmed::adopt(id, key, owner, &w.fronts, existing, &mut self.numbers, out);
             }
         }
         let id = SetId(self.next);
         // Four thousand million sets later an id could come back; by then its first owner is long gone.
         self.next = self.next.checked_add(1).unwrap_or(1);
-        Programmed::new(id, key, owner, out)
+        let number = self.numbers.take();
+        Programmed::new(id, key, owner, number, out)
     }
 }
 
@@ -498,13 +506,13 @@ fn begin_again(sets: &mut [Programmed]) -> Vec<FrontendKey> {
 }
 
 /// It ends: sets that nobody wants any more go.
-fn drop_unwanted(sets: &mut Vec<Programmed>, out: &mut Changes) {
+fn drop_unwanted(sets: &mut Vec<Programmed>, numbers: &mut Numbers, out: &mut Changes) {
     let mut i = 0;
     while i < sets.len() {
         if sets[i].kept {
             i += 1;
         } else {
-            sets.swap_remove(i).vanish(out);
+            sets.swap_remove(i).vanish(numbers, out);
         }
     }
 }

@@ -4,10 +4,11 @@ use crate::endpoints::Usable;
 use crate::existing::Existing;
 use crate::in_use::InUse;
 use crate::maglev;
+use crate::numbers::Numbers;
 use crate::view::PortView;
 use datapath_abi::{
-    Address, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue, Generation, MaglevKey,
-    Member, MemberKey, Owner, Proto, SetId, SourceRangeKey,
+    Address, Backend, BackendKey, Be16, CountNumber, FrontendFlags, FrontendKey, FrontendValue, Generation,
+    MaglevKey, Member, MemberKey, Owner, Proto, SetId, SourceRangeKey,
 };
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Programmed {
     pub id: SetId,
     pub key: SetKey,
+    number: CountNumber,
     generation: Generation,
     slots: Box<[Backend]>,
     count: u16,
@@ -71,11 +73,12 @@ pub(crate) struct Programmed {
 
 impl Programmed {
     /// A set of which nothing stands in the maps yet; writes its owner.
-    pub fn new(id: SetId, key: SetKey, owner: &str, out: &mut Changes) -> Self {
+    pub fn new(id: SetId, key: SetKey, owner: &str, number: CountNumber, out: &mut Changes) -> Self {
         out.owners.push((id, Owner::new(owner)));
         Self {
             id,
             key,
+            number,
             generation: Generation(0),
             slots: Box::default(),
             count: 0,
@@ -100,9 +103,10 @@ impl Programmed {
         owner: &str,
         fronts: &[Front],
         existing: &Existing,
+        numbers: &mut Numbers,
         out: &mut Changes,
     ) -> Self {
-        let mut set = Self::new(id, key, owner, &mut Changes::default());
+        let mut set = Self::new(id, key, owner, CountNumber::NONE, &mut Changes::default());
         let owner = Owner::new(owner);
         if existing.owners.get(&id) != Some(&owner) {
             out.owners.push((id, owner));
@@ -112,6 +116,11 @@ impl Programmed {
             .filter_map(|f| Some((f.key, *existing.frontends.get(&f.key)?)))
             .filter(|(_, v)| v.set == id)
             .collect();
+        let counted = standing.iter().map(|(_, v)| v.number);
+        set.number = counted
+            .max()
+            .filter(|n| *n != CountNumber::NONE)
+            .unwrap_or_else(|| numbers.take());
         let of_ports = standing.iter().filter(|(k, _)| k.proto != Proto::ANY);
         // After a stop in the middle of a flip, frontends may name two generations: the newer one is complete.
         let newest = of_ports.map(|(_, v)| *v).reduce(|a, b| {
@@ -165,6 +174,7 @@ impl Programmed {
             return FrontendValue {
                 set,
                 flags,
+                number: self.number,
                 ..FrontendValue::default()
             };
         }
@@ -175,8 +185,9 @@ impl Programmed {
     }
 
     /// Changes what stands into what is wanted.
-    pub fn become_(&mut self, mut wanted: Wanted<'_>, out: &mut Changes) {
-        self.end_flows(&wanted.usable, out);
+    pub fn become_(&mut self, mut wanted: Wanted<'_>, numbers: &mut Numbers, out: &mut Changes) {
+        self.number_slots(&mut wanted.usable, numbers);
+        self.end_flows(&wanted.usable, numbers, out);
         self.elsewhere = wanted.usable.elsewhere;
         self.write_slots(std::mem::take(&mut wanted.usable), out);
         self.write_members(wanted.affinity != 0, out);
@@ -200,7 +211,7 @@ impl Programmed {
         let backend = |(addr, port): &(Address, Be16)| Backend {
             addr: *addr,
             port: *port,
-            flags: 0,
+            ..Backend::default()
         };
         self.lingering = others.map(backend).collect();
     }
@@ -218,7 +229,8 @@ impl Programmed {
     }
 
     /// Removes everything of this set.
-    pub fn vanish(mut self, out: &mut Changes) {
+    pub fn vanish(mut self, numbers: &mut Numbers, out: &mut Changes) {
+        self.numbers().for_each(|n| numbers.give_back(n));
         out.gone_frontends.extend(self.fronts.iter().map(|f| f.key));
         out.gone_ranges.extend(&self.ranges);
         self.drop_generation(out);
@@ -232,6 +244,42 @@ impl Programmed {
     pub fn is_external(&self) -> bool {
         let mut flags = self.fronts.iter().map(|f| f.flags);
         flags.any(|f| f.has(FrontendFlags::EXTERNAL))
+    }
+
+    /// All numbers of this set, each once.
+    pub fn numbers(&self) -> impl Iterator<Item = CountNumber> {
+        let mut all: Vec<_> = self
+            .slots
+            .iter()
+            .chain(&self.lingering)
+            .map(|b| b.number)
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().chain([self.number])
+    }
+
+    /// Endpoints keep their numbers as long as they serve; new ones get one each, wherever they stand.
+    fn number_slots(&self, usable: &mut Usable, numbers: &mut Numbers) {
+        let id = |b: &Backend| (b.addr, b.port);
+        let mut known: Vec<Backend> = self.slots.iter().chain(&self.lingering).copied().collect();
+        known.sort_unstable_by_key(id);
+        let cluster = usize::from(usable.count).min(usable.slots.len());
+        for i in 0..usable.slots.len() {
+            let (before, rest) = usable.slots.split_at_mut(i);
+            let slot = &mut rest[0];
+            // The slots of the Local set may be those of endpoints of the Cluster set too.
+            let twins = if i < cluster { &[] } else { &before[..cluster] };
+            let earlier = known.binary_search_by_key(&id(slot), id);
+            slot.number = match earlier.map(|at| known[at].number) {
+                Ok(number) if number != CountNumber::NONE => number,
+                // Under what number an earlier agent counted those that it left is not known.
+                _ => match twins.iter().find(|b| is_same(b, slot)) {
+                    Some(twin) => twin.number,
+                    None => numbers.take(),
+                },
+            };
+        }
     }
 
     /// All slots of this set that are to stand.
@@ -376,6 +424,7 @@ impl Programmed {
             local_first: self.local_first,
             zero: 0,
             affinity: wanted.affinity,
+            number: self.number,
         };
         let is_same = std::mem::replace(&mut self.standing, value) == value;
         if is_same && *next == *self.fronts {
@@ -420,7 +469,7 @@ impl Programmed {
         Front { key, flags }
     }
 
-    fn end_flows(&mut self, usable: &Usable, out: &mut Changes) {
+    fn end_flows(&mut self, usable: &Usable, numbers: &mut Numbers, out: &mut Changes) {
         if self.lingering.is_empty() && *self.slots == *usable.slots {
             return;
         }
@@ -435,6 +484,7 @@ impl Programmed {
             .filter(|b| used.binary_search(&id(b)).is_err())
             .partition(|b| usable.serving.binary_search(&id(b)).is_ok());
         out.ended.extend(gone.iter().map(|b| self.ended(b)));
+        gone.iter().for_each(|b| numbers.give_back(b.number));
         self.lingering = lingering.into();
     }
 

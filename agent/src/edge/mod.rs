@@ -13,6 +13,7 @@ pub mod ranges;
 pub mod settings;
 pub(crate) mod sources;
 mod start;
+pub mod traffic;
 pub mod upkeep;
 
 pub use start::{Edge, start};

@@ -96,6 +96,8 @@ pub struct EdgeSettings {
     pub health: Option<SocketAddr>,
     /// Where `/metrics` is answered; nowhere if absent.
     pub metrics: Option<SocketAddr>,
+    /// Whether `/metrics` has rows for each endpoint too.
+    pub endpoint_metrics: bool,
     /// Whether LoadBalancer addresses are announced by ARP and NDP from this node when it is elected.
     pub announce: bool,
 }
@@ -107,6 +109,7 @@ impl Default for EdgeSettings {
             cluster_cidrs: Vec::new(),
             health: Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, HEALTH_PORT))),
             metrics: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, METRICS_PORT))),
+            endpoint_metrics: false,
             announce: true,
         }
     }

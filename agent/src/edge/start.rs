@@ -9,6 +9,7 @@ use super::http::{Answer, Answers};
 use super::metrics::ServiceMetrics;
 use super::ports::{self, Counted, Failed, Health};
 use super::settings::EdgeSettings;
+use super::traffic::TrafficMetrics;
 use super::upkeep;
 use crate::host_ports::HostPorts;
 use crate::recorder::Events;
@@ -141,6 +142,11 @@ fn serve(
     tasks: &mut TaskSet,
 ) {
     if let Some(address) = edge.settings.metrics {
+        let datapath = Arc::clone(&edge.datapath);
+        let traffic = TrafficMetrics::new(datapath, edge.settings.endpoint_metrics);
+        metrics
+            .registry()
+            .register(|all| all.register_collector(Box::new(traffic)));
         let metrics = metrics.clone();
         let answers: Answers = Arc::new(move |path| numbers(&metrics, path));
         tasks.spawn_endless(

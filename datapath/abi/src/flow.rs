@@ -1,4 +1,4 @@
-use crate::{Address, Be16, Generation, Proto, SetId};
+use crate::{Address, Be16, CountNumber, Counted, Generation, Proto, SetId};
 use core::mem::{align_of, size_of};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -143,12 +143,24 @@ pub struct Flow {
     pub state: FlowState,
     pub role: FlowRole,
     pub zero: [u8; 6],
+    pub service_number: CountNumber,
+    pub backend_number: CountNumber,
     pub seen: u64,
     pub packets: u64,
     pub bytes: u64,
 }
 
 impl Flow {
+    /// For whom packets count.
+    #[inline(always)]
+    pub const fn counted(&self) -> Counted {
+        Counted {
+            set: self.set,
+            service: self.service_number,
+            backend: self.backend_number,
+        }
+    }
+
     /// The endpoint of the flow that this entry of that key belongs to.
     pub const fn endpoint(&self, key: &FlowKey) -> (Address, Be16) {
         match self.role {
@@ -183,5 +195,5 @@ const _: () = assert!(size_of::<SocketRecord>() == 44 && align_of::<SocketRecord
 const _: () = assert!(size_of::<ReplyKey>() == 32 && align_of::<ReplyKey>() == 8);
 const _: () = assert!(size_of::<ReplyValue>() == 24);
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 4);
-const _: () = assert!(size_of::<Flow>() == 72 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 80 && align_of::<Flow>() == 8);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentPorts>() == 4);

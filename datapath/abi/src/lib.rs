@@ -8,20 +8,21 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod address;
+mod count;
 mod flow;
 mod reason;
 mod service;
 mod settings;
 
 pub use address::{Address, Be16, Proto};
+pub use count::{COUNT_PAGE, COUNT_PAGES, COUNT_SHARDS, CountNumber, Counted, Counts};
 pub use flow::{
     Flow, FlowKey, FlowRole, FlowState, FragmentKey, FragmentPorts, ReplyKey, ReplyValue, SocketRecord,
 };
 pub use reason::Reason;
 pub use service::{
     Affinity, AffinityKey, Backend, BackendKey, FrontendFlags, FrontendKey, FrontendValue, Generation,
-    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetCounts, SetId,
-    SourceRangeKey,
+    MAGLEV_PLACES, Maglev, MaglevKey, Member, MemberKey, OWNER_TEXT, Owner, Scope, SetId, SourceRangeKey,
 };
 pub use settings::{NODE_ADDRS, POD_RANGES, Range, SERVICE_RANGES, Settings, SettingsFlags};
 
@@ -57,8 +58,8 @@ pub mod maps {
     pub const MAGLEV: &str = "MAGLEV";
     /// [`FragmentKey`](crate::FragmentKey) → [`FragmentPorts`](crate::FragmentPorts), LRU.
     pub const FRAGMENTS: &str = "FRAGMENTS";
-    /// [`SetId`](crate::SetId) → [`SetCounts`](crate::SetCounts), one value per CPU; made when a set is first used.
-    pub const SET_COUNTS: &str = "SET_COUNTS";
+    /// Pages of [`Counts`](crate::Counts), by [`CountNumber`](crate::CountNumber): an array of arrays.
+    pub const COUNTS: &str = "COUNTS";
     /// All of them, in the order in which a reader wants to see them.
     pub const ALL: [&str; 14] = [
         FRONTENDS,
@@ -68,7 +69,7 @@ pub mod maps {
         AFFINITY,
         MEMBERS,
         MAGLEV,
-        SET_COUNTS,
+        COUNTS,
         SOCKETS,
         REPLIES,
         FLOWS,
@@ -108,4 +109,6 @@ pub mod programs {
 pub mod globals {
     /// 1 where `bpf_set_retval` may be called from socket hooks (Linux 5.18).
     pub const HAS_SET_RETVAL: &str = "HAS_SET_RETVAL";
+    /// Places of each count number, as a power of two ([`CountNumber::shards`](crate::CountNumber::shards)).
+    pub const COUNT_SHARDS: &str = "COUNT_SHARDS";
 }

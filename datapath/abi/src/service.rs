@@ -1,4 +1,4 @@
-use crate::{Address, Be16, Proto};
+use crate::{Address, Be16, CountNumber, Proto};
 use core::mem::{align_of, size_of};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -198,6 +198,8 @@ pub struct FrontendValue {
     pub zero: u16,
     /// Seconds for which a client keeps its endpoint (`sessionAffinity: ClientIP`); 0 for none.
     pub affinity: u32,
+    /// Under which the service port is counted.
+    pub number: CountNumber,
 }
 
 impl FrontendValue {
@@ -216,6 +218,13 @@ impl FrontendValue {
         } else {
             (0, self.count)
         }
+    }
+
+    /// Whether any slot of the Cluster or Local set will do, whoever asks: neither address, ranges nor affinity of the client count.
+    #[inline(always)]
+    pub const fn is_plain(&self) -> bool {
+        let asks = FrontendFlags::HERE.0 | FrontendFlags::RANGES.0 | FrontendFlags::NODE_ONLY.0;
+        self.flags.0 & asks == 0 && self.affinity == 0
     }
 
     /// One more than the last slot that this frontend can lead to.
@@ -270,6 +279,8 @@ pub struct Backend {
     pub port: Be16,
     /// [`Backend::LOCAL`] or zero.
     pub flags: u16,
+    /// Under which the endpoint is counted.
+    pub number: CountNumber,
 }
 
 impl Backend {
@@ -440,19 +451,6 @@ impl core::fmt::Debug for Maglev {
     }
 }
 
-/// What became of the traffic of one set, on one CPU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct SetCounts {
-    /// New connections, or choices for a datagram socket or flow.
-    pub connections: u64,
-    /// Connections and packets that were refused or dropped.
-    pub refusals: u64,
-    /// Packets that were translated, both ways together; those of sockets that were sent to the endpoint itself are not seen.
-    pub packets: u64,
-    pub bytes: u64,
-}
-
 /// Longest owner text: namespace, name and port name of 63 characters each, two separators, and a zero.
 pub const OWNER_TEXT: usize = 192;
 
@@ -484,9 +482,9 @@ impl core::fmt::Debug for Owner {
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20 && align_of::<FrontendKey>() == 4);
-const _: () = assert!(size_of::<FrontendValue>() == 20 && align_of::<FrontendValue>() == 4);
+const _: () = assert!(size_of::<FrontendValue>() == 24 && align_of::<FrontendValue>() == 4);
 const _: () = assert!(size_of::<BackendKey>() == 8 && align_of::<BackendKey>() == 4);
-const _: () = assert!(size_of::<Backend>() == 20 && align_of::<Backend>() == 4);
+const _: () = assert!(size_of::<Backend>() == 24 && align_of::<Backend>() == 4);
 const _: () = assert!(size_of::<Owner>() == 192);
 const _: () = assert!(size_of::<SourceRangeKey>() == 24 && align_of::<SourceRangeKey>() == 4);
 const _: () = assert!(size_of::<AffinityKey>() == 20 && align_of::<AffinityKey>() == 4);
@@ -494,7 +492,6 @@ const _: () = assert!(size_of::<Affinity>() == 32 && align_of::<Affinity>() == 8
 const _: () = assert!(size_of::<MemberKey>() == 24 && align_of::<MemberKey>() == 4);
 const _: () = assert!(size_of::<Member>() == 4 && align_of::<Member>() == 2);
 const _: () = assert!(size_of::<MaglevKey>() == 8 && align_of::<MaglevKey>() == 4);
-const _: () = assert!(size_of::<SetCounts>() == 32 && align_of::<SetCounts>() == 8);
 const _: () = assert!(size_of::<Maglev>() == 502 && align_of::<Maglev>() == 2);
 
 #[cfg(test)]

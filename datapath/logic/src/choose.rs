@@ -1,8 +1,8 @@
 //! From an address that a client uses to an endpoint, or to the reason why there is none.
 use crate::Tables;
 use datapath_abi::{
-    Address, Affinity, AffinityKey, Backend, BackendKey, Be16, FrontendFlags, FrontendKey, FrontendValue,
-    MAGLEV_PLACES, MaglevKey, Member, MemberKey, Proto, Scope, SetId, SourceRangeKey,
+    Address, Affinity, AffinityKey, Backend, BackendKey, Be16, Counted, FrontendFlags, FrontendKey,
+    FrontendValue, MAGLEV_PLACES, MaglevKey, Member, MemberKey, Proto, Scope, SetId, SourceRangeKey,
 };
 
 /// An endpoint and where it stands.
@@ -11,6 +11,18 @@ pub struct Choice {
     pub frontend: FrontendValue,
     pub slot: u16,
     pub backend: Backend,
+}
+
+impl Choice {
+    /// For whom it counts.
+    #[inline(always)]
+    pub const fn counted(&self) -> Counted {
+        Counted {
+            set: self.frontend.set,
+            service: self.frontend.number,
+            backend: self.backend.number,
+        }
+    }
 }
 
 /// An earlier choice that shall be kept if its endpoint is still in the set; port 0 for none.
@@ -295,7 +307,7 @@ fn empty(frontend: &FrontendValue, scope: Scope) -> Refusal {
 }
 
 #[inline(always)]
-fn slot_key(frontend: &FrontendValue, slot: u16) -> BackendKey {
+pub(crate) fn slot_key(frontend: &FrontendValue, slot: u16) -> BackendKey {
     BackendKey {
         set: frontend.set,
         generation: frontend.generation,

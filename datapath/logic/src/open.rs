@@ -4,7 +4,9 @@ use crate::flow::{Known, Seen, known};
 use crate::forward::key;
 use crate::packet::Parsed;
 use crate::{FlowTable, Tables};
-use datapath_abi::{Address, Be16, Flow, FlowKey, FlowRole, FlowState, Proto, Reason, SetId, SettingsFlags};
+use datapath_abi::{
+    Address, Be16, Counted, Flow, FlowKey, FlowRole, FlowState, Proto, Reason, SettingsFlags,
+};
 
 /// How many ports are tried: at nine tenths of them in use towards one endpoint, one in five new connections still fails.
 const TRIES: u32 = 16;
@@ -15,7 +17,7 @@ const HIGH: (u16, u16) = (61_000, 65_535);
 /// Where a new flow goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Opening {
-    pub set: SetId,
+    pub counted: Counted,
     pub addr: Address,
     pub port: Be16,
     /// This node asks in the client's place, so that the answer comes back to it.
@@ -39,7 +41,9 @@ pub fn open<T: Tables + FlowTable>(t: &T, p: &Parsed, seen: &Seen, to: &Opening)
         return Err(Reason::PacketHeld);
     }
     let mut flow = Flow {
-        set: to.set,
+        set: to.counted.set,
+        service_number: to.counted.service,
+        backend_number: to.counted.backend,
         state: FlowState::NEW,
         seen: seen.now,
         ..Flow::default()

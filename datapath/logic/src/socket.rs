@@ -1,28 +1,66 @@
 //! What the socket hooks decide.
 use crate::Tables;
-use crate::choose::{Client, Earlier, Found, Front, Refusal, find};
-use datapath_abi::{Address, Backend, Be16, Proto, Reason, Scope, SocketRecord};
+use crate::choose::{Choice, Client, Earlier, Found, Front, Refusal, find, scale, slot_key, unknown};
+use datapath_abi::{
+    Address, Backend, Be16, Counted, FrontendKey, FrontendValue, Proto, Reason, Scope, SocketRecord,
+};
 
 /// What becomes of a `connect` or of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// Not for a service: nothing is changed.
     Pass,
-    /// Goes to this endpoint; the record is to be kept with the socket. `renewed` tells that the choice is new.
-    To { record: SocketRecord, renewed: bool },
+    /// Goes to this endpoint; the record is to be kept with the socket. `renewed` tells that the choice is new, and then it is to
+    /// be counted.
+    To {
+        record: SocketRecord,
+        counted: Counted,
+        renewed: bool,
+    },
     /// Refused at once.
     Refuse(Reason),
 }
 
-/// Decides on a `connect` of a socket in the network namespace with this cookie.
+/// Decides on a `connect` of a socket; `netns` tells the cookie of its network namespace, and is asked only where it counts.
 #[inline(always)]
-pub fn connect<T: Tables>(tables: &T, front: &Front, netns: u64) -> Verdict {
-    match decide(tables, front, netns, None) {
-        // Nothing is sent by this yet: programs connect a datagram socket to learn their own address. What they do send to such
-        // a port is refused as packets.
-        Verdict::Refuse(Reason::SocketNoPort) if front.proto == Proto::UDP => Verdict::Pass,
-        verdict => verdict,
+pub fn connect<T: Tables>(tables: &T, front: &Front, netns: impl FnOnce() -> u64) -> Verdict {
+    let key = FrontendKey::new(front.addr, front.port, front.proto);
+    let Some(frontend) = tables.frontend(&key) else {
+        return match unknown(tables, front.addr) {
+            // Nothing is sent by this yet: programs connect a datagram socket to learn their own address. What they do send to
+            // such a port is refused as packets.
+            Found::Nowhere(Refusal::NoPort) if front.proto == Proto::UDP => Verdict::Pass,
+            Found::Nowhere(refusal) => refused(refusal),
+            Found::NotAService | Found::Endpoint(_) => Verdict::Pass,
+        };
+    };
+    // Most services ask for nothing but chance; for them this is all.
+    if frontend.is_plain()
+        && let Some(choice) = drawn(tables, &frontend)
+    {
+        return Verdict::To {
+            record: record(front, &choice),
+            counted: choice.counted(),
+            renewed: true,
+        };
     }
+    decide(tables, front, netns(), None)
+}
+
+/// An endpoint by chance; `None` where there is none, or where the slots are being exchanged.
+#[inline(always)]
+fn drawn<T: Tables>(tables: &T, frontend: &FrontendValue) -> Option<Choice> {
+    let (first, usable) = frontend.usable(Scope::Inside);
+    if usable == 0 {
+        return None;
+    }
+    let slot = first.wrapping_add(scale(tables.random(), usable));
+    let backend = tables.backend(&slot_key(frontend, slot))?;
+    Some(Choice {
+        frontend: *frontend,
+        slot,
+        backend,
+    })
 }
 
 /// Decides on one datagram of an unconnected socket; `last` is what the socket's last one was decided to.
@@ -72,21 +110,34 @@ fn decide<T: Tables>(tables: &T, front: &Front, netns: u64, last: Option<SocketR
         },
         None => Earlier::default(),
     };
-    match find(tables, front, &client(tables, front, netns), &earlier) {
+    let found = find(tables, front, &client(tables, front, netns), &earlier);
+    judged(front, found, last)
+}
+
+#[inline(always)]
+fn judged(front: &Front, found: Found, last: Option<SocketRecord>) -> Verdict {
+    match found {
         Found::NotAService => Verdict::Pass,
         Found::Endpoint(c) => Verdict::To {
             renewed: !last.is_some_and(|r| is(&r, &c.backend)),
-            record: SocketRecord {
-                service: front.addr,
-                backend: c.backend.addr,
-                service_port: front.port,
-                backend_port: c.backend.port,
-                set: c.frontend.set,
-                generation: c.frontend.generation,
-                slot: c.slot,
-            },
+            record: record(front, &c),
+            counted: c.counted(),
         },
         Found::Nowhere(refusal) => refused(refusal),
+    }
+}
+
+/// What the socket is promised.
+#[inline(always)]
+fn record(front: &Front, c: &Choice) -> SocketRecord {
+    SocketRecord {
+        service: front.addr,
+        backend: c.backend.addr,
+        service_port: front.port,
+        backend_port: c.backend.port,
+        set: c.frontend.set,
+        generation: c.frontend.generation,
+        slot: c.slot,
     }
 }
 
@@ -126,7 +177,7 @@ mod tests {
         }
     }
 
-    fn record(v: Verdict) -> SocketRecord {
+    fn promised(v: Verdict) -> SocketRecord {
         match v {
             Verdict::To { record, .. } => record,
             other => panic!("{other:?}"),
@@ -141,15 +192,12 @@ mod tests {
             Proto::UDP,
             &[("10.0.0.1", 5353), ("10.0.0.2", 5353), ("10.0.0.3", 5353)],
         );
-        let first = record(send(&h, &dns(), POD, None));
+        let first = promised(send(&h, &dns(), POD, None));
         for _ in 0..50 {
             let v = send(&h, &dns(), POD, Some(first));
-            assert_eq!(
-                v,
-                Verdict::To {
-                    record: first,
-                    renewed: false
-                }
+            assert!(
+                matches!(v, Verdict::To { record, renewed: false, .. } if record == first),
+                "{v:?}"
             );
         }
     }
@@ -173,7 +221,7 @@ mod tests {
     #[test]
     fn a_peer_is_shown_as_the_service_only_if_it_is_the_endpoint() {
         let h = host("10.96.0.10", 53, Proto::UDP, &[("10.0.0.1", 5353)]);
-        let r = record(connect(&h, &dns(), POD));
+        let r = promised(connect(&h, &dns(), || POD));
         assert_eq!(
             shown(&r, ip("10.0.0.1"), Be16::new(5353)),
             Some((ip("10.96.0.10"), PORT))
@@ -189,7 +237,7 @@ mod tests {
     fn a_service_without_endpoints_refuses_at_once() {
         let h = host("10.96.0.10", 53, Proto::UDP, &[]);
         assert_eq!(
-            connect(&h, &dns(), POD),
+            connect(&h, &dns(), || POD),
             Verdict::Refuse(Reason::SocketNoEndpoint)
         );
     }
@@ -205,10 +253,14 @@ mod tests {
             addr: ip("127.0.0.1"),
             ..dns()
         };
-        assert_eq!(connect(&h, &front, POD), Verdict::Pass);
-        assert!(matches!(connect(&h, &front, 1), Verdict::To { .. }));
+        assert_eq!(connect(&h, &front, || POD), Verdict::Pass);
+        assert!(matches!(connect(&h, &front, || 1), Verdict::To { .. }));
         h.settings.host_netns_cookie = 0;
-        assert_eq!(connect(&h, &front, 0), Verdict::Pass, "whose it is, is not known");
+        assert_eq!(
+            connect(&h, &front, || 0),
+            Verdict::Pass,
+            "whose it is, is not known"
+        );
     }
 
     #[test]
@@ -221,9 +273,9 @@ mod tests {
             proto,
             ..dns()
         };
-        assert_eq!(connect(&h, &at(Proto::UDP), POD), Verdict::Pass);
+        assert_eq!(connect(&h, &at(Proto::UDP), || POD), Verdict::Pass);
         let refused = Verdict::Refuse(Reason::SocketNoPort);
-        assert_eq!(connect(&h, &at(Proto::TCP), POD), refused);
+        assert_eq!(connect(&h, &at(Proto::TCP), || POD), refused);
         assert_eq!(send(&h, &at(Proto::UDP), POD, None), refused);
     }
 
@@ -234,9 +286,9 @@ mod tests {
             .frontends
             .values_mut()
             .for_each(|v| v.flags = FrontendFlags::RANGES);
-        assert_eq!(connect(&h, &dns(), POD), Verdict::Pass);
+        assert_eq!(connect(&h, &dns(), || POD), Verdict::Pass);
         assert_eq!(
-            connect(&h, &dns(), 1),
+            connect(&h, &dns(), || 1),
             Verdict::Refuse(Reason::SocketSourceNotAllowed)
         );
     }

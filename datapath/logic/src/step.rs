@@ -110,7 +110,7 @@ fn is_chosen<T: Tables>(t: &T, w: &mut Work) -> bool {
         }
         Found::Endpoint(c) => {
             w.opening = Opening {
-                set: c.frontend.set,
+                counted: c.counted(),
                 addr: c.backend.addr,
                 port: c.backend.port,
                 masquerade: masquerades(&w.p, &c.backend, w.gate),

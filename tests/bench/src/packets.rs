@@ -110,7 +110,6 @@ fn place_of_one() -> Result<Datapath> {
         backends: 4 * MANY,
         owners: 2 * MANY,
         flows: 8 * MANY,
-        counts: 2 * MANY,
         ..Sizes::for_memory(1 << 28)
     };
     let datapath = Datapath::open(&DatapathConfig {

@@ -106,7 +106,7 @@ impl Lab {
             cgroup: hooks.then(|| cgroup.clone()),
             service_ranges: vec![("10.96.0.0".parse()?, 16), ("fd00:10:96::".parse()?, 112)],
             sizes: Some(Sizes {
-                frontends: 1 << 16,
+                frontends: 1 << 17,
                 backends: 1 << 18,
                 owners: 1 << 16,
                 replies: 1 << 10,

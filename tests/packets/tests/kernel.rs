@@ -34,16 +34,24 @@ fn traffic_of_a_service_is_counted_for_it() {
         }
         let back = Frame::new(Proto::TCP, flag::ACK, at("10.244.0.2:8080"), client).bytes();
         lab.datapath.try_packet(programs::TO_POD, &back)?;
+        let reset = Frame::new(Proto::TCP, flag::RST | flag::ACK, at("10.244.0.2:8080"), client).bytes();
+        lab.datapath.try_packet(programs::TO_POD, &reset)?;
         let refused = Frame::new(Proto::TCP, flag::SYN, client, at("10.96.0.11:80")).bytes();
         lab.datapath.try_packet(programs::FROM_POD, &refused)?;
-        let traffic = lab.datapath.dump()?.traffic;
+        let traffic = lab.datapath.traffic()?.services;
         let of = |owner: &str| traffic.iter().find(|t| t.owner == owner).map(|t| t.counts);
         let (web, none) = (
             of("default/web:p").unwrap_or_default(),
             of("default/none:p").unwrap_or_default(),
         );
         ensure!(
-            (web.connections, web.packets, web.refusals) == (1, 3, 0),
+            (
+                web.connections,
+                web.packets,
+                web.refusals,
+                web.resets,
+                web.failures
+            ) == (1, 4, 0, 1, 0),
             "{web:?}"
         );
         ensure!(
@@ -54,7 +62,12 @@ fn traffic_of_a_service_is_counted_for_it() {
             .service_gone(&agent_services::ObjectName::new("default", "web"));
         lab.program()?;
         ensure!(
-            !lab.datapath.dump()?.traffic.iter().any(|t| t.counts.packets > 0),
+            !lab.datapath
+                .dump()?
+                .traffic
+                .services
+                .iter()
+                .any(|t| t.counts.packets > 0),
             "counts of a deleted service stay"
         );
         Ok(())

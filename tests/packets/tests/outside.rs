@@ -153,6 +153,7 @@ fn an_endpoint_on_another_node_sees_this_node() {
         ensure!(dump.counter(Reason::PacketMasqueraded) > 0);
         ensure!(
             dump.traffic
+                .services
                 .iter()
                 .any(|t| t.owner == "default/web-4-6:p" && t.counts.connections >= 2)
         );

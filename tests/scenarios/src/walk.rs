@@ -149,7 +149,7 @@ impl Connection {
             From::PodSocket(ip) => netns(ip),
             _ => HOST_NETNS,
         };
-        match socket::connect(host, &front, cookie) {
+        match socket::connect(host, &front, || cookie) {
             // The socket has the client's address as its own: nothing is rewritten under way.
             socket::Verdict::To { record, .. } => {
                 Some(Once::Endpoint(end(record.backend, record.backend_port), false))

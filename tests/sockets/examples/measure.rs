@@ -1,17 +1,22 @@
 //! Figures of the data path, in namespaces of its own (root):
 //! `cargo run --release -p tests-sockets --example measure`.
 //!
-//! connect() through a service against connect() to the endpoint itself, interleaved in one run, at several numbers of
-//! services; and the time to program all of them from nothing, to change one endpoint, and to delete everything.
+//! connect() through a service against connect() to the endpoint itself, and against a process that no hook serves, interleaved in
+//! one run, at several numbers of services; the same of connect, request, response and close; and the time to program all services
+//! from nothing, to change one endpoint, and to delete everything.
 use agent_services::ObjectName;
 use anyhow::{Context, Result, ensure};
 use datapath_abi::Proto;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use tests_lab::{Lab, isolated_and_shown, service, slice};
 
 const ENDPOINT: &str = "10.244.0.2:8080";
 const VIP: &str = "10.96.0.1:80";
+/// Answers one byte with one byte.
+const ASKED: &str = "10.244.0.2:8081";
+const ASKED_VIP: &str = "10.96.0.2:80";
 /// Connections of one kind before it is the other's turn, and how often.
 const IN_A_ROW: usize = 100;
 const TURNS: usize = 30;
@@ -26,8 +31,12 @@ fn run(lab: &mut Lab) -> Result<()> {
     let listener = TcpListener::bind(endpoint)?;
     std::thread::spawn(move || listener.incoming().for_each(drop));
     lab.serve("measured", VIP.parse()?, Proto::TCP, &[endpoint])?;
+    let asked: SocketAddr = ASKED.parse()?;
+    let listener = TcpListener::bind(asked)?;
+    std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
+    lab.serve("asked", ASKED_VIP.parse()?, Proto::TCP, &[asked])?;
     let mut have = 0;
-    for count in [1, 1_000, 10_000] {
+    for count in [1, 1_000, 10_000, 50_000] {
         if count > have {
             println!(
                 "{count} services of 2 endpoints programmed from {have}: {:?}",
@@ -35,7 +44,8 @@ fn run(lab: &mut Lab) -> Result<()> {
             );
             have = count;
         }
-        connects(count, endpoint)?;
+        connects(lab, count, endpoint)?;
+        exchanges(lab, count, asked)?;
     }
     println!("one endpoint changed at {have} services: {:?}", change(lab)?);
     println!("all {have} services deleted: {:?}", delete(lab, have)?);
@@ -90,24 +100,100 @@ fn delete(lab: &mut Lab, count: u32) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Both kinds in turns; prints the median of each and their quotient.
-fn connects(count: u32, endpoint: SocketAddr) -> Result<()> {
-    let vip: SocketAddr = VIP.parse()?;
-    let (mut direct, mut through) = (Vec::new(), Vec::new());
+/// What a connection is to, and whether a hook sees it.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    to: SocketAddr,
+    served: bool,
+}
+
+/// The endpoint without any hook, the endpoint past the hooks, the service.
+fn kinds(endpoint: SocketAddr, vip: SocketAddr) -> [Kind; 3] {
+    let kind = |name, to, served| Kind { name, to, served };
+    [
+        kind("without hooks", endpoint, false),
+        kind("direct", endpoint, true),
+        kind("through the service", vip, true),
+    ]
+}
+
+/// This process enters the cgroup that is served, or the one around it.
+fn enter(lab: &Lab, served: bool) -> Result<()> {
+    let own = lab.config.cgroup.as_deref().context("the lab has a cgroup")?;
+    let cgroup = if served { Some(own) } else { own.parent() };
+    let procs = cgroup.context("a cgroup has a parent")?.join("cgroup.procs");
+    Ok(std::fs::write(procs, std::process::id().to_string())?)
+}
+
+/// All kinds in turns; the median of each.
+fn in_turns(
+    lab: &Lab,
+    kinds: [Kind; 3],
+    mut once: impl FnMut(SocketAddr) -> Result<Duration>,
+) -> Result<[Duration; 3]> {
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..TURNS {
-        for (to, times) in [(endpoint, &mut direct), (vip, &mut through)] {
+        for (kind, times) in kinds.iter().zip(&mut times) {
+            enter(lab, kind.served)?;
             for _ in 0..IN_A_ROW {
-                let start = Instant::now();
-                let stream = TcpStream::connect(to).with_context(|| format!("connect to {to}"))?;
-                times.push(start.elapsed());
-                ensure!(stream.peer_addr()? == to);
+                times.push(once(kind.to).with_context(|| format!("to {} ({})", kind.to, kind.name))?);
             }
         }
     }
-    let (d, t) = (median(direct), median(through));
-    let quotient = t.as_secs_f64() / d.as_secs_f64();
-    println!("connect() p50 at {count} services: direct {d:?}, through the service {t:?} ({quotient:.3} ×)");
+    enter(lab, true)?;
+    Ok(times.map(median))
+}
+
+fn report(what: &str, count: u32, kinds: [Kind; 3], medians: [Duration; 3]) {
+    let seconds = medians.map(|m| m.as_secs_f64());
+    let each: Vec<_> = kinds
+        .iter()
+        .zip(medians)
+        .map(|(k, m)| format!("{} {m:?}", k.name))
+        .collect();
+    println!(
+        "{what} p50 at {count} services: {} ({:.3} × direct, {:.3} × without hooks)",
+        each.join(", "),
+        seconds[2] / seconds[1],
+        seconds[2] / seconds[0],
+    );
+}
+
+fn connects(lab: &Lab, count: u32, endpoint: SocketAddr) -> Result<()> {
+    let kinds = kinds(endpoint, VIP.parse()?);
+    let medians = in_turns(lab, kinds, |to| {
+        let start = Instant::now();
+        let stream = TcpStream::connect(to)?;
+        let took = start.elapsed();
+        ensure!(stream.peer_addr()? == to);
+        Ok(took)
+    })?;
+    report("connect()", count, kinds, medians);
     Ok(())
+}
+
+/// Connect, request, response, close.
+fn exchanges(lab: &Lab, count: u32, endpoint: SocketAddr) -> Result<()> {
+    let kinds = kinds(endpoint, ASKED_VIP.parse()?);
+    let medians = in_turns(lab, kinds, |to| {
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(to)?;
+        stream.write_all(b"?")?;
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        drop(stream);
+        Ok(start.elapsed())
+    })?;
+    report("connect, request, response", count, kinds, medians);
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut byte = [0];
+    if stream.read_exact(&mut byte).is_ok() {
+        let _ = stream.write_all(&byte);
+    }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -2,8 +2,8 @@
 use super::{Maps, contains};
 pub(crate) use crate::packet::tests::ip;
 use datapath_abi::{
-    Backend, BackendKey, Be16, FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey, Proto,
-    Range, SetId, SettingsFlags, SourceRangeKey,
+    Backend, BackendKey, Be16, CountNumber, FrontendKey, FrontendValue, Maglev, MaglevKey, Member, MemberKey,
+    Proto, Range, SetId, SettingsFlags, SourceRangeKey,
 };
 use std::collections::HashMap;
 use std::vec::Vec;
@@ -99,6 +99,7 @@ impl Host {
                 } else {
                     0
                 },
+                number: CountNumber(slot as u32 + 2),
             };
             let key = BackendKey {
                 set,
