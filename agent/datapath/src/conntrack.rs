@@ -165,8 +165,8 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
 pub(crate) fn answer(socket: &OwnedFd) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let (n, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
-    let results = messages(&buffer[..n]).filter(|(kind, _)| *kind == ERROR);
-    results.map(|(_, body)| error(body)).collect()
+    let mut results = messages(&buffer[..n]).filter(|(kind, _)| *kind == ERROR);
+    results.try_for_each(|(_, body)| error(body))
 }
 
 fn write_tuple(kind: u16, (src, sport): End, (dst, dport): End) -> Vec<u8> {
