@@ -5,8 +5,7 @@ use anyhow::{Context, Result, ensure};
 use std::io::{self, BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// No client lives longer.
@@ -49,11 +48,9 @@ impl Load {
         let mut line = String::new();
         let stdout = load.child.stdout.as_mut().context("no standard output")?;
         // One byte at a time: the rest is read at the end.
-        for byte in stdout.by_ref().bytes() {
-            match byte? {
-                b'\n' => break,
-                other => line.push(char::from(other)),
-            }
+        let mut byte = [0];
+        while stdout.read(&mut byte)? == 1 && byte != [b'\n'] {
+            line.push(char::from(byte[0]));
         }
         ensure!(
             line == "answered",
@@ -89,19 +86,46 @@ impl Drop for Load {
 /// What all threads of a client share.
 #[derive(Default)]
 struct Tally {
-    stop: AtomicBool,
-    requests: AtomicU64,
-    lost: Mutex<Vec<String>>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stop: bool,
+    requests: u64,
+    lost: Vec<String>,
 }
 
 impl Tally {
-    fn lose(&self, what: &str, error: &io::Error, since: Instant) {
-        let line = format!("{what} after {:.1} s: {error}", since.elapsed().as_secs_f32());
-        self.lost.lock().unwrap_or_else(|e| e.into_inner()).push(line);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn lose(&self, what: &str, error: &io::Error, since: Instant) {
+        let line = format!("{what} after {:.1} s: {error}", since.elapsed().as_secs_f32());
+        self.change(|state| state.lost.push(line));
+    }
+
+    /// Waits for the time of the next request; none comes after the end.
     fn goes_on(&self, since: Instant) -> bool {
-        !self.stop.load(Ordering::Relaxed) && since.elapsed() < LONGEST
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), PACE, |state| !state.stop);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !state.stop && since.elapsed() < LONGEST
+    }
+
+    /// Until each of so many threads was answered, or one was not.
+    fn begun(&self, threads: u64) -> bool {
+        let waiting = |state: &mut State| state.requests < threads && state.lost.is_empty();
+        let waited = self.changed.wait_while(self.lock(), waiting);
+        waited.unwrap_or_else(PoisonError::into_inner).lost.is_empty()
     }
 }
 
@@ -122,17 +146,13 @@ pub fn client(words: &[String]) -> ExitCode {
             };
         }
         let all = u64::try_from(threads).unwrap_or(u64::MAX);
-        let lost = || !tally.lost.lock().unwrap_or_else(|e| e.into_inner()).is_empty();
-        while tally.requests.load(Ordering::Relaxed) < all && !lost() {
-            std::thread::sleep(PACE);
-        }
-        println!("{}", if lost() { "lost" } else { "answered" });
+        println!("{}", if tally.begun(all) { "answered" } else { "lost" });
         let _ = io::stdin().read_to_end(&mut Vec::new());
-        tally.stop.store(true, Ordering::Relaxed);
+        tally.change(|state| state.stop = true);
     });
-    let lost = tally.lost.into_inner().unwrap_or_default();
+    let State { lost, requests, .. } = tally.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     if lost.is_empty() {
-        println!("requests {}", tally.requests.load(Ordering::Relaxed));
+        println!("requests {requests}");
         ExitCode::SUCCESS
     } else {
         println!(
@@ -153,8 +173,7 @@ fn hold(tally: &Tally, to: SocketAddr, start: Instant) {
         if let Err(error) = ask(&mut stream) {
             return tally.lose("request", &error, start);
         }
-        tally.requests.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(PACE);
+        tally.change(|state| state.requests += 1);
     }
 }
 
@@ -162,10 +181,9 @@ fn dial(tally: &Tally, to: SocketAddr, start: Instant) {
     while tally.goes_on(start) {
         let answered = connect(to).and_then(|mut stream| ask(&mut stream));
         match answered {
-            Ok(()) => drop(tally.requests.fetch_add(1, Ordering::Relaxed)),
+            Ok(()) => tally.change(|state| state.requests += 1),
             Err(error) => tally.lose("new connection", &error, start),
         }
-        std::thread::sleep(PACE);
     }
 }
 

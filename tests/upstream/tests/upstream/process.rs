@@ -1,6 +1,8 @@
 //! Programs that a cluster is made of.
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,6 +51,13 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(said)
 }
 
+/// Lets time go by, where there is nothing to wait on: upstream's programs tell nobody that they are ready, and connections
+/// that go on for a while are what is looked at.
+#[expect(clippy::disallowed_methods, reason = "no event tells it")]
+pub fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Asks until it is so.
 pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + limit;
@@ -58,7 +67,7 @@ pub fn eventually<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Res
             Err(error) if Instant::now() >= end => {
                 return Err(error.context(format!("not within {limit:?}")));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            Err(_) => pause(Duration::from_millis(200)),
         }
     }
 }
@@ -99,29 +108,31 @@ impl Service {
             .unwrap_or(&pid.to_string())
             .to_owned();
         run(Command::new("kill").arg(program))?;
-        let end = Instant::now() + Duration::from_secs(20);
-        while self.child.try_wait()?.is_none() {
-            ensure!(Instant::now() < end, "it does not end: {}", self.said());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let limit = Duration::from_secs(20);
+        ensure!(self.end_within(limit)?, "it does not end: {}", self.said());
+        self.child.wait()?;
         Ok(())
+    }
+
+    /// Whether it ends in time.
+    fn end_within(&self, limit: Duration) -> Result<bool> {
+        let pid = Pid::from_child(&self.child);
+        let end = pidfd_open(pid, PidfdFlags::empty())?;
+        let limit = Timespec::try_from(limit)?;
+        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&limit))?;
+        Ok(ended > 0)
     }
 
     /// Waits until it ends by itself.
     pub fn ended(mut self, limit: Duration) -> Result<()> {
-        let end = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                ensure!(status.success(), "it ended with {status}: {}", self.said());
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < end,
-                "it has not ended within {limit:?}: {}",
-                self.said()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        ensure!(
+            self.end_within(limit)?,
+            "it has not ended within {limit:?}: {}",
+            self.said()
+        );
+        let status = self.child.wait()?;
+        ensure!(status.success(), "it ended with {status}: {}", self.said());
+        Ok(())
     }
 
     /// The last lines of its log.

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, SERVICE, file};
 use crate::load::{Kind, Load};
-use crate::process::{eventually, peer, root, run};
+use crate::process::{eventually, pause, peer, root, run};
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Loads {
 }
 
 fn go_on() {
-    std::thread::sleep(WHILE);
+    pause(WHILE);
 }
 
 /// Connections of kube-proxy's time survive Skep's start and kube-proxy's end.
