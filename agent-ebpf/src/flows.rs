@@ -1,5 +1,5 @@
 //! The flows in the kernel.
-use crate::counts::{Place, tally};
+use crate::counts::{What, tally, tally_first};
 use crate::maps::{FLOWS, FRAGMENTS, Kernel};
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use datapath_abi::{Flow, FlowKey, FlowRole, FlowState, FragmentKey, FragmentPorts};
@@ -12,13 +12,14 @@ fn is_counted(role: FlowRole, seen: &Seen) -> bool {
     role == FlowRole::FORWARD || (role != FlowRole::FOREIGN && (role == FlowRole::REPLY) != seen.one_stage)
 }
 
-/// A reset: of a connection, or of the attempt to make one.
+/// What a packet ended: a connection, or the attempt to make one.
 #[inline(always)]
-fn end(place: Place, before: FlowState) {
-    if before == FlowState::NEW {
-        place.failures(1);
-    } else {
-        place.resets(1);
+fn ended(before: FlowState, now: FlowState) -> What {
+    match (before, now) {
+        (FlowState::CLOSED, _) => What::NOTHING,
+        (FlowState::NEW, FlowState::CLOSED) => What::FAILURE,
+        (_, FlowState::CLOSED) => What::RESET,
+        _ => What::NOTHING,
     }
 }
 
@@ -31,14 +32,8 @@ impl FlowTable for Kernel {
         let before = flow.state;
         let known = advance(flow, seen);
         if !known.over && is_counted(known.role, seen) {
-            let ended = flow.state == FlowState::CLOSED && before != FlowState::CLOSED;
-            tally(&flow.counted(), false, |place| {
-                place.packets(1);
-                place.bytes(seen.bytes as u64);
-                if ended {
-                    end(place, before);
-                }
-            });
+            let what = What::PACKET.and(ended(before, flow.state));
+            tally(&flow.counted(), what, seen.bytes);
         }
         Some(known)
     }
@@ -52,11 +47,9 @@ impl FlowTable for Kernel {
     #[inline(always)]
     fn insert(&self, key: &FlowKey, flow: &Flow) -> bool {
         if flow.role == FlowRole::FORWARD {
-            tally(&flow.counted(), true, |place| {
-                place.connections(1);
-                place.packets(flow.packets);
-                place.bytes(flow.bytes);
-            });
+            // With the packet that opened it.
+            let what = What::CONNECTION.and(What::PACKET);
+            tally_first(&flow.counted(), what, flow.bytes as u32);
         }
         FLOWS.insert(key, flow, BPF_ANY as u64).is_ok()
     }

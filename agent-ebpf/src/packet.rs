@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use core::mem::MaybeUninit;
-use datapath_abi::{Counted, Proto, Reason};
+use datapath_abi::{Proto, Reason};
 use datapath_logic::forward::{self, Gate, Step, Verdict, Work};
 use datapath_logic::packet::{ETHERNET, Mend, NotParsed, parse};
 use datapath_logic::rewrite::Rewrite;
@@ -119,27 +119,21 @@ impl Skb {
     }
 }
 
-/// Parses; 0 for what cannot be. Only packets to services are ours to drop: a malformed one may be anybody's, and the stack
+/// Parses; 0 for what cannot be. The rest of the run is left to the caller ([`Run::begin`]). Only packets to services are ours to drop: a malformed one may be anybody's, and the stack
 /// behind us drops it anyway.
 ///
 /// # Safety
 /// `skb` is the context that the kernel passed.
 #[unsafe(no_mangle)]
 #[inline(never)]
-unsafe extern "C" fn parse_packet(skb: *mut __sk_buff, gate: u32) -> u32 {
+unsafe extern "C" fn parse_packet(skb: *mut __sk_buff) -> u32 {
     let Some(run) = current() else {
         return 0;
     };
     let skb = Skb(skb);
-    let gate = match gate {
-        POD => Gate::Pod,
-        OWN => Gate::Own,
-        _ => Gate::Uplink,
-    };
     match parse(&skb) {
         Ok(p) => {
-            run.work = Work::new(&p, skb.len(), gate);
-            run.found = Counted::default();
+            run.work.p = p;
             1
         }
         Err(NotParsed::OtherProtocol) => 0,
@@ -295,21 +289,22 @@ fn turn(skb: &Skb) -> bool {
 
 /// One hook: its decision in between of what is the same for all.
 macro_rules! hook {
-    ($(#[$doc:meta])* $name:ident, $gate:literal, $decide:ident) => {
+    ($(#[$doc:meta])* $name:ident, $gate:expr, $decide:ident) => {
         $(#[$doc])*
         #[classifier]
         pub fn $name(ctx: TcContext) -> i32 {
             let skb = ctx.skb.skb;
-            if $gate == UPLINK && !forward::serves_uplink(&Kernel::default()) {
+            if matches!($gate, Gate::Uplink) && !forward::serves_uplink(&Kernel::default()) {
                 return PASS;
             }
             // SAFETY: this program's own context.
-            if unsafe { parse_packet(skb, $gate) } == 0 {
+            if unsafe { parse_packet(skb) } == 0 {
                 return PASS;
             }
             let Some(run) = current() else {
                 return PASS;
             };
+            run.begin(Skb(skb).len(), $gate);
             let mut steps = Steps { skb, run };
             forward::$decide(&mut steps);
             carry_out(skb, steps.run)
@@ -317,27 +312,22 @@ macro_rules! hook {
     };
 }
 
-/// Gates, as numbers that a function of the verifier's takes.
-const UPLINK: u32 = 0;
-const POD: u32 = 1;
-const OWN: u32 = 2;
-
 hook!(
     /// Ingress of a pod's device on the host's side: packets from the pod.
     from_pod,
-    1,
+    Gate::Pod,
     arrive
 );
 hook!(
     /// Egress of a pod's device on the host's side: packets to the pod.
     to_pod,
-    1,
+    Gate::Pod,
     leave
 );
 hook!(
     /// Ingress of a device that leads out of the node: packets from other machines.
     from_uplink,
-    0,
+    Gate::Uplink,
     arrive
 );
 
@@ -352,12 +342,13 @@ pub fn to_uplink(ctx: TcContext) -> i32 {
         return PASS;
     }
     // SAFETY: this program's own context.
-    if unsafe { parse_packet(skb, if own { OWN } else { UPLINK }) } == 0 {
+    if unsafe { parse_packet(skb) } == 0 {
         return PASS;
     }
     let Some(run) = current() else {
         return PASS;
     };
+    run.begin(Skb(skb).len(), if own { Gate::Own } else { Gate::Uplink });
     let mut steps = Steps { skb, run };
     if own && forward::serves_own(&tables, &steps.run.work.p) {
         forward::depart(&mut steps);

@@ -5,7 +5,7 @@ use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use datapath_abi::{Counted, Reason, SetId};
 use datapath_logic::Packet;
-use datapath_logic::forward::{self, Step, Work};
+use datapath_logic::forward::{self, Gate, Step, Work};
 
 /// What all steps of one run know.
 pub struct Run {
@@ -35,6 +35,13 @@ pub fn current<'a>() -> Option<&'a mut Run> {
 }
 
 impl Run {
+    /// Begins with the packet that was just parsed.
+    #[inline(always)]
+    pub fn begin(&mut self, len: u32, gate: Gate) {
+        self.work.begin(len, gate);
+        self.found = Counted::default();
+    }
+
     /// Counts a refusal, for the service too that was asked for, if it was one.
     #[inline(always)]
     pub fn refuse(&self, reason: Reason) {

@@ -1,5 +1,5 @@
 //! Socket hooks: the endpoint is chosen once per connection, packets are never touched.
-use crate::counts::{count, refused, tally};
+use crate::counts::{What, count, refused, tally_first};
 use crate::maps::{Kernel, REPLIES, SOCKETS};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
@@ -175,7 +175,7 @@ fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);
             count(Reason::SocketConnected);
-            tally(&counted, true, |place| place.connections(1));
+            tally_first(&counted, What::CONNECTION, 0);
             ALLOW
         }
     }
@@ -205,7 +205,7 @@ fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
                 remember(ctx, &record);
                 keep(ctx, &mut record);
                 count(Reason::SocketSent);
-                tally(&counted, true, |place| place.connections(1));
+                tally_first(&counted, What::CONNECTION, 0);
             }
             F::set_peer(ctx.sock_addr, record.backend);
             set_port(ctx.sock_addr, record.backend_port);

@@ -1,6 +1,6 @@
 //! The XDP program: packets that only pass this node on their way to a remote endpoint, and their answers, are sent out again
 //! before the stack sees them. Everything else goes to the stack unchanged, where the TC programs decide.
-use crate::counts::{count, tally};
+use crate::counts::{What, count, tally};
 use crate::maps::{FLOWS, Kernel};
 use crate::run::{Run, current, without_packet};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
@@ -10,7 +10,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use core::hint::black_box;
 use core::ptr::addr_of;
-use datapath_abi::{Address, Counted, FlowKey, Proto, Reason};
+use datapath_abi::{Address, FlowKey, Proto, Reason};
 use datapath_logic::checksum::update;
 use datapath_logic::forward::{self, Gate, Passing, Step, Steps, Verdict, Work};
 use datapath_logic::packet::{ETHERNET, Mend, parse};
@@ -84,7 +84,7 @@ impl PacketMut for Frame {
     }
 }
 
-/// Parses; 0 for whatever is unusual.
+/// Parses; 0 for whatever is unusual. The rest of the run is left to the caller ([`Run::begin`]).
 ///
 /// # Safety
 /// `ctx` is the context that the kernel passed.
@@ -105,12 +105,9 @@ unsafe extern "C" fn xdp_parse(ctx: *mut xdp_md) -> u32 {
     if proto != Proto::TCP.0 && proto != Proto::UDP.0 {
         return 0;
     }
-    // SAFETY: the context is valid.
-    let len = unsafe { addr_of!((*ctx).data_end).read_volatile() - addr_of!((*ctx).data).read_volatile() };
     match parse(&frame) {
         Ok(p) => {
-            run.work = Work::new(&p, len, Gate::Uplink);
-            run.found = Counted::default();
+            run.work.p = p;
             1
         }
         Err(_) => 0,
@@ -283,10 +280,7 @@ fn uncount(work: &Work) {
     if let Some(flow) = FLOWS.get_ptr_mut(&key).and_then(|p| unsafe { p.as_mut() }) {
         flow.packets = flow.packets.wrapping_sub(1);
         flow.bytes = flow.bytes.wrapping_sub(work.len as u64);
-        tally(&flow.counted(), false, |place| {
-            place.packets(u64::MAX);
-            place.bytes((work.len as u64).wrapping_neg());
-        });
+        tally(&flow.counted(), What::NO_PACKET, work.len);
     }
 }
 
@@ -321,6 +315,9 @@ pub fn xdp_uplink(ctx: XdpContext) -> u32 {
     let Some(run) = current() else {
         return XDP_PASS;
     };
+    // SAFETY: the context is valid.
+    let len = unsafe { addr_of!((*ctx.ctx).data_end).read_volatile() - addr_of!((*ctx.ctx).data).read_volatile() };
+    run.begin(len, Gate::Uplink);
     let mut decision = Decision(run);
     match forward::pass_through(&mut decision) {
         Passing::ToStack => XDP_PASS,

@@ -54,8 +54,7 @@ impl CountPages {
             .min(COUNT_PAGES);
         let mut pages = self.pages();
         while pages.len() < wanted as usize {
-            let page = sys::create_count_page(COUNT_PAGE, size_of::<Counts>() as u32)
-                .map_err(failed("made larger"))?;
+            let page = create_page().map_err(failed("given another page"))?;
             let number = pages.len() as u32;
             sys::put_page(self.outer.as_fd(), number, page.as_fd()).map_err(failed("made larger"))?;
             pages.push(Table::new(maps::COUNTS, page)?);
@@ -102,6 +101,37 @@ impl CountPages {
         }
         Ok(all)
     }
+}
+
+/// A page like those that the object declares. Linux 5.15 to 6.2 takes it for one only if it says what types it has, as the
+/// object does.
+fn create_page() -> std::io::Result<OwnedFd> {
+    let size = size_of::<Counts>() as u32;
+    let types = sys::load_types(&types(size))?;
+    sys::create_count_page(COUNT_PAGE, size, types.as_fd(), (KEY_TYPE, VALUE_TYPE))
+}
+
+/// Numbers of the two types that [`types`] describes.
+const KEY_TYPE: u32 = 1;
+const VALUE_TYPE: u32 = 2;
+
+/// BTF of a number of 32 bits, and of a structure of so many bytes that begins with one
+/// (<https://docs.kernel.org/bpf/btf.html>).
+fn types(size: u32) -> Vec<u8> {
+    const INT: u32 = 1 << 24;
+    const STRUCT_OF_ONE: u32 = (4 << 24) | 1;
+    let names = b"\0u32\0counts\0set\0";
+    let types = [
+        // Name, kind, bytes, bits.
+        [1, INT, 4, 32].as_slice(),
+        // Name, kind, bytes; the member's name, type and place.
+        &[5, STRUCT_OF_ONE, size, 12, KEY_TYPE, 0],
+    ]
+    .concat();
+    let length = (types.len() * 4) as u32;
+    let header = [0x0001_eb9f, 24, 0, length, length, names.len() as u32];
+    let words = header.iter().chain(&types).flat_map(|w| w.to_le_bytes());
+    words.chain(names.iter().copied()).collect()
 }
 
 /// The page with this index, if it was made.

@@ -20,6 +20,7 @@ const OBJ_PIN: u32 = 6;
 const OBJ_GET: u32 = 7;
 const MAP_GET_FD_BY_ID: u32 = 14;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
+const BTF_LOAD: u32 = 18;
 const MAP_LOOKUP_BATCH: u32 = 24;
 const MAP_UPDATE_BATCH: u32 = 26;
 const MAP_DELETE_BATCH: u32 = 27;
@@ -139,29 +140,73 @@ pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 
 /// The head of the attributes of `BPF_MAP_CREATE`.
 #[repr(C)]
+#[derive(Default)]
 struct CreateAttr {
     kind: u32,
     key_size: u32,
     value_size: u32,
     max_entries: u32,
     flags: u32,
+    inner: u32,
+    numa: u32,
+    name: [u8; 16],
+    device: u32,
+    types: u32,
+    key_type: u32,
+    value_type: u32,
 }
 
 /// `BPF_MAP_TYPE_ARRAY` and `BPF_F_MMAPABLE`.
 const ARRAY: u32 = 2;
 const MMAPABLE: u32 = 1 << 10;
 
-/// An array as the programs declare the pages of counts.
-pub(crate) fn create_count_page(places: u32, value_size: u32) -> io::Result<OwnedFd> {
+/// An array as the programs declare the pages of counts; `types` describe its key and its value, by these numbers.
+pub(crate) fn create_count_page(
+    places: u32,
+    value_size: u32,
+    types: BorrowedFd<'_>,
+    (key_type, value_type): (u32, u32),
+) -> io::Result<OwnedFd> {
     let mut attr = CreateAttr {
         kind: ARRAY,
         key_size: size_of::<u32>() as u32,
         value_size,
         max_entries: places,
         flags: MMAPABLE,
+        types: raw(types),
+        key_type,
+        value_type,
+        ..CreateAttr::default()
     };
     // SAFETY: no addresses.
     let fd = unsafe { bpf(MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[repr(C)]
+struct TypesAttr {
+    types: u64,
+    log: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    /// Named, so that it is zero: older kernels refuse what they do not know.
+    zero: u32,
+}
+
+/// Gives the kernel a description of types (BTF).
+pub(crate) fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = TypesAttr {
+        types: addr(types),
+        log: 0,
+        size: u32::try_from(types.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        log_size: 0,
+        log_level: 0,
+        zero: 0,
+    };
+    // SAFETY: the address is that of a slice that outlives the call, and the size is its own.
+    let fd = unsafe { bpf(BTF_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

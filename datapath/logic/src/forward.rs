@@ -70,6 +70,20 @@ pub struct Work {
 }
 
 impl Work {
+    /// Begins with the packet that was just parsed into `p`: as [`Work::new`], in place. The verifier walks what follows the parsing
+    /// once for each way through it, so that the parser writes `p` and no more.
+    #[inline(always)]
+    pub fn begin(&mut self, len: u32, gate: Gate) {
+        self.len = len;
+        self.verdict = Verdict::Pass;
+        self.gate = gate;
+        self.here = false;
+        self.own = false;
+        self.opening = Opening::default();
+        self.nat = Address::default();
+        self.nat_port = Be16::new(0);
+    }
+
     /// For a packet that was just parsed.
     #[inline(always)]
     pub fn new(p: &Parsed, len: u32, gate: Gate) -> Self {
