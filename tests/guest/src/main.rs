@@ -137,7 +137,7 @@ fn modules() -> Result<()> {
 }
 
 /// How long one test binary may take, in seconds.
-const TIME: &str = "480";
+const TIME: &str = "900";
 
 /// Where the verifier test leaves its counts.
 const BUDGET: &str = "/tmp/budget";
