@@ -225,6 +225,14 @@ fn start_agent(lab: &Lab) -> Result<Child> {
     anyhow::bail!("the agent ended before it was at work")
 }
 
+/// How many agents are killed; each at another point of its work.
+fn killed_agents() -> Result<u64> {
+    let asked = std::env::var("SKEP_KILLED_AGENTS").ok();
+    asked
+        .map_or(Ok(8), |number| number.parse())
+        .context("SKEP_KILLED_AGENTS is a number")
+}
+
 #[test]
 fn connections_go_on_while_agents_are_killed_at_whatever_they_do() {
     if let Ok(pins) = std::env::var("SKEP_TEST_AGENT") {
@@ -234,7 +242,7 @@ fn connections_go_on_while_agents_are_killed_at_whatever_they_do() {
     isolated_without_hooks(KILLED, |lab| {
         let (_lan, load) = packet_clients(lab)?;
         load.progress(WORDS)?;
-        for round in 0..8 {
+        for round in 0..killed_agents()? {
             let mut agent = start_agent(lab)?;
             // How far it comes until it is killed is the load's progress: another point of its work each time.
             load.progress(1 + 3 * round)

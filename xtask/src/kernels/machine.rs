@@ -119,8 +119,14 @@ fn run_qemu(dir: &Path, vmlinux: &Path, memory_mib: u32, cpu: Option<&str>) -> R
         .arg(qemu);
     match accelerator() {
         "kvm" => command.args(["-accel", "kvm", "-cpu", "host"]),
-        // Without -cx16 QEMU 7.2 crashes guests now and then: its emulation of cmpxchg16b spoils the flags.
-        _ => command.args(["-accel", "tcg,thread=multi", "-cpu", cpu.unwrap_or("max,-cx16")]),
+        // Without -cx16 QEMU 7.2 crashes guests now and then: its emulation of cmpxchg16b spoils the flags. And it goes through
+        // `rep movsb` byte by byte, which the kernel uses to copy and clear where these two say that it is fast.
+        _ => command.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            &format!("{},-erms,-fsrm", cpu.unwrap_or("max,-cx16")),
+        ]),
     };
     command.args([
         "-M",
