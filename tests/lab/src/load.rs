@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// For the progress of all.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Between two connections of one client: so many are made on any machine that a table of flows holds the closed ones too.
+/// Between two words of one client: so many connections are made on any machine that a table of flows holds the closed ones too, and
+/// what happens meanwhile has a processor to happen on.
 const PACE: Duration = Duration::from_millis(4);
 /// What is said and echoed each time.
 const WORD: usize = 256;
@@ -36,7 +37,10 @@ pub struct Tally {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    /// A tally has changed.
     changed: Condvar,
+    /// The end has come.
+    ended: Condvar,
 }
 
 #[derive(Default)]
@@ -57,7 +61,7 @@ impl Shared {
     /// Until the time is over or the end has come.
     fn rest(&self, time: Duration) {
         let wait = self
-            .changed
+            .ended
             .wait_timeout_while(self.lock(), time, |state| !state.stopped);
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
@@ -82,7 +86,9 @@ impl Load {
             let Some(mut stream) = open(shared, index, to) else {
                 return;
             };
-            while !shared.stopped() && exchange(shared, index, &mut stream) {}
+            while !shared.stopped() && exchange(shared, index, &mut stream) {
+                shared.rest(PACE);
+            }
         })
     }
 
@@ -113,7 +119,10 @@ impl Load {
             state.tallies.len() - 1
         };
         let shared = Arc::clone(&self.shared);
-        let work = move || work(&shared, index);
+        let work = move || {
+            give_way();
+            work(&shared, index);
+        };
         self.threads.push(match place {
             Some(pod) => pod.start(work)?,
             None => thread::spawn(move || {
@@ -155,7 +164,7 @@ impl Load {
     /// Ends all connections; fails unless nothing was reset, lost or refused. Tells how many words were exchanged.
     pub fn finish(self) -> Result<u64> {
         self.shared.lock().stopped = true;
-        self.shared.changed.notify_all();
+        self.shared.ended.notify_all();
         for thread in self.threads {
             match thread.join() {
                 Ok(done) => done?,
@@ -176,6 +185,11 @@ impl Load {
         );
         Ok(state.tallies.iter().map(|t| t.exchanged).sum())
     }
+}
+
+/// The thread's priority becomes the lowest: on a slow machine its words would take the processor from what they are to meet.
+fn give_way() {
+    rustix::process::setpriority_process(None, 19).ok();
 }
 
 fn open(shared: &Shared, index: usize, to: SocketAddr) -> Option<TcpStream> {
@@ -234,6 +248,7 @@ fn exchange(shared: &Shared, index: usize, stream: &mut TcpStream) -> bool {
 /// Serves connections of a listener until the test ends: what they say comes back.
 pub fn echo_on(listener: TcpListener) {
     thread::spawn(move || {
+        give_way();
         for stream in listener.incoming().flatten() {
             thread::spawn(move || echo(stream));
         }
@@ -241,6 +256,7 @@ pub fn echo_on(listener: TcpListener) {
 }
 
 fn echo(mut stream: TcpStream) {
+    give_way();
     let _ = stream.set_nodelay(true);
     let mut buf = [0; 4 * WORD];
     while let Ok(n) = stream.read(&mut buf) {
