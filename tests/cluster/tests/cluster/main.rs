@@ -142,8 +142,10 @@ fn main() -> ExitCode {
     let whole = shared.clone();
     all.push(Trial::test("down_leaves_nothing_behind", move || {
         let cluster = whole.lock().unwrap_or_else(|e| e.into_inner()).take();
-        cluster.map(Cluster::stop).transpose().map_err(failed)?;
-        before.assert_nothing_new().map_err(failed)
+        let cluster = cluster.ok_or("the cluster is gone")?;
+        let name = cluster.name.clone();
+        cluster.stop().map_err(failed)?;
+        before.assert_nothing_new(&name).map_err(failed)
     }));
     all.push(Trial::test(
         "a_cluster_on_etcd_works_and_leaves_nothing_behind",
@@ -174,7 +176,8 @@ fn on_etcd() -> anyhow::Result<()> {
     let outcome = kubectl::both_nodes_are_ready(&cluster)
         .and_then(|()| kubectl::the_example_runs_spread(&cluster))
         .and_then(|()| data_path::a_pod_reaches_the_service(&cluster));
+    let name = cluster.name.clone();
     cluster.stop()?;
     outcome?;
-    before.assert_nothing_new()
+    before.assert_nothing_new(&name)
 }
