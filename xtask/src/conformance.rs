@@ -16,6 +16,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 /// A spec that took longer than this is not run again by `cargo xtask test`.
 const FAST_SECONDS: f64 = 8.0;
@@ -23,7 +24,8 @@ const FAST_SECONDS: f64 = 8.0;
 const FAST_TOTAL_SECONDS: f64 = 240.0;
 /// Nor what has passed in fewer runs than this since it was last seen to fail.
 const PROVEN: u32 = 2;
-const CLUSTER: &str = "conformance";
+/// The run's own cluster; several runs go on side by side.
+static CLUSTER: LazyLock<String> = LazyLock::new(|| format!("conformance-{}", std::process::id()));
 /// Some specs want three nodes, some three zones.
 const NODES: usize = 3;
 
@@ -181,7 +183,7 @@ fn on_cluster<T>(kubeconfig: Option<&Path>, work: impl FnOnce(&Path) -> Result<T
     let skep = Path::new("target/release/skep");
     step::shown(
         "starting a cluster",
-        Command::new(skep).args(["up", "--name", CLUSTER, "--nodes", &NODES.to_string()]),
+        Command::new(skep).args(["up", "--name", &*CLUSTER, "--nodes", &NODES.to_string()]),
     )?;
     let result = load_images(skep)
         .and_then(|()| name_zones(skep))
@@ -189,7 +191,7 @@ fn on_cluster<T>(kubeconfig: Option<&Path>, work: impl FnOnce(&Path) -> Result<T
         .and_then(|path| work(&path));
     let down = step::shown(
         "removing the cluster",
-        Command::new(skep).args(["down", "--name", CLUSTER]),
+        Command::new(skep).args(["down", "--name", &*CLUSTER]),
     );
     let value = result?;
     down?;
@@ -202,7 +204,7 @@ fn load_images(skep: &Path) -> Result<()> {
     let mut load = Command::new(skep);
     step::quiet(
         "loading the suite's images into the nodes",
-        load.arg("load").arg(archive).args(["--name", CLUSTER]),
+        load.arg("load").arg(archive).args(["--name", &*CLUSTER]),
     )
 }
 
@@ -210,9 +212,11 @@ fn load_images(skep: &Path) -> Result<()> {
 fn name_zones(skep: &Path) -> Result<()> {
     for node in 1..=NODES {
         let mut label = Command::new(skep);
-        label.env("SKEP_NAME", CLUSTER).args(["kubectl", "label", "node"]);
+        label
+            .env("SKEP_NAME", &*CLUSTER)
+            .args(["kubectl", "label", "node"]);
         label.args([
-            format!("{CLUSTER}-{node}"),
+            format!("{}-{node}", *CLUSTER),
             format!("topology.kubernetes.io/zone=zone-{node}"),
         ]);
         step::quiet("naming a node's zone", &mut label)?;
@@ -236,7 +240,7 @@ fn nodes(kubeconfig: &Path) -> Result<usize> {
 
 fn cluster_kubeconfig(skep: &Path) -> Result<PathBuf> {
     let out = Command::new(skep)
-        .args(["kubeconfig", "--name", CLUSTER])
+        .args(["kubeconfig", "--name", &*CLUSTER])
         .output()?;
     if !out.status.success() {
         bail!(
