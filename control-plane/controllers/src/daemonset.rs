@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use machinery_plan::{Action, Plan};
+use revisions::Current;
 
 use crate::ownership::{Claim, claim, controller_ref};
 use crate::pod::{Availability, availability, is_ready, is_terminal, is_terminating, node_name};
@@ -43,7 +44,7 @@ struct View<'a> {
     set: &'a DaemonSet,
     spec: &'a DaemonSetSpec,
     template: PodSpec,
-    hash: String,
+    current: Current,
     /// Pods that are not ended by node name.
     on: BTreeMap<String, Vec<Arc<Pod>>>,
     nodes: &'a [Arc<Node>],
@@ -64,7 +65,7 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         plan.together(patches);
         return plan;
     }
-    let (hash, revision) = revisions::current(set, spec, &observed.revisions);
+    let current = revisions::current(set, spec, &observed.revisions);
     let mut on: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
     for pod in &owned {
         on.entry(target(pod).to_owned())
@@ -76,16 +77,21 @@ pub fn plan(observed: &Observed, now: Timestamp) -> Plan {
         set,
         spec,
         template,
-        hash,
+        current,
         on,
         nodes: &observed.nodes,
         now,
     };
     let (status, wait) = view.status();
     if !deleting {
-        plan.extend(revision);
+        plan.extend(view.current.plan.clone());
         plan.extend(view.manage());
-        plan.together(revisions::surplus(spec, &view.hash, &owned, &observed.revisions));
+        plan.together(revisions::surplus(
+            spec,
+            &view.current,
+            &owned,
+            &observed.revisions,
+        ));
     }
     if let Some(wait) = wait {
         plan.requeue(wait);
@@ -162,11 +168,10 @@ impl View<'_> {
     }
 
     fn is_current(&self, pod: &Pod) -> bool {
-        pod.metadata
-            .labels
-            .as_ref()
+        let labels = pod.metadata.labels.as_ref();
+        labels
             .and_then(|labels| labels.get(REVISION_HASH))
-            == Some(&self.hash)
+            .is_some_and(|hash| self.current.is(hash))
     }
 
     fn min_ready(&self) -> Duration {
@@ -260,7 +265,7 @@ impl View<'_> {
         pod.metadata
             .labels
             .get_or_insert_default()
-            .insert(REVISION_HASH.to_owned(), self.hash.clone());
+            .insert(REVISION_HASH.to_owned(), self.current.hash.clone());
         let mut spec = self.template.clone();
         let requirement = NodeSelectorRequirement {
             key: "metadata.name".to_owned(),
@@ -286,7 +291,7 @@ impl View<'_> {
     fn status(&self) -> (DaemonSetStatus, Option<Duration>) {
         let mut status = DaemonSetStatus {
             observed_generation: self.set.metadata.generation,
-            collision_count: self.set.status.as_ref().and_then(|status| status.collision_count),
+            collision_count: self.current.collisions,
             ..DaemonSetStatus::default()
         };
         let (mut available, mut updated, mut wait) = (0, 0, None::<Duration>);

@@ -13,6 +13,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbage;
+pub mod history;
 pub mod ipam;
 pub mod job;
 pub mod load_balancer;

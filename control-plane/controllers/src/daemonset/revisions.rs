@@ -8,40 +8,101 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use machinery_plan::{Action, Plan};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::REVISION_HASH;
 use crate::ownership::controller_ref;
-use crate::template;
+use crate::{history, template};
 
-/// The hash of the present template, and what makes its revision the newest one.
-pub(crate) fn current(
-    set: &DaemonSet,
-    spec: &DaemonSetSpec,
-    held: &[Arc<ControllerRevision>],
-) -> (String, Plan) {
-    let mut plan = Plan::nothing();
-    let collisions = set.status.as_ref().and_then(|status| status.collision_count);
-    let hash = template::hash(&spec.template, collisions);
+/// The revision of the present template.
+pub(crate) struct Current {
+    /// What names it on new pods.
+    pub hash: String,
+    /// What names it on pods that are there: also other revisions of the same content, of which one may be gone.
+    also: BTreeSet<String>,
+    /// How often a name was found taken by other content.
+    pub collisions: Option<i32>,
+    /// What makes it the newest one.
+    pub plan: Plan,
+}
+
+impl Current {
+    /// Whether a pod with this label is of the present template.
+    pub(crate) fn is(&self, hash: &String) -> bool {
+        *hash == self.hash || self.also.contains(hash)
+    }
+}
+
+/// Finds the revision of the present template by its content, or plans a new one.
+pub(crate) fn current(set: &DaemonSet, spec: &DaemonSetSpec, held: &[Arc<ControllerRevision>]) -> Current {
+    let data = history::patch(&spec.template);
+    let mut collisions = set.status.as_ref().and_then(|status| status.collision_count);
     let newest = held.iter().map(|revision| revision.revision).max().unwrap_or(0);
-    match held.iter().find(|revision| hash_of(revision) == Some(&hash)) {
-        None => plan.then(Action::create(&revision(set, spec, &hash, newest + 1))),
+    let same = |revision: &&Arc<ControllerRevision>| {
+        let content = revision.data.as_ref();
+        content.is_some_and(|content| history::same(&content.0, &data))
+    };
+    let mut also: BTreeSet<String> = held
+        .iter()
+        .filter(same)
+        .filter_map(|r| hash_of(r))
+        .cloned()
+        .collect();
+    let plain = template::hash(&spec.template, collisions);
+    if !held.iter().any(|revision| hash_of(revision) == Some(&plain)) {
+        also.insert(plain);
+    }
+    let mut plan = Plan::nothing();
+    let hash = match held.iter().filter(same).max_by_key(|revision| revision.revision) {
         Some(old) if old.revision < newest => {
             plan.then(Action::merge(old.as_ref(), json!({"revision": newest + 1})));
+            hash_of(old).cloned()
         }
-        Some(_) => {}
+        Some(old) => hash_of(old).cloned(),
+        None => None,
+    };
+    let hash = hash.unwrap_or_else(|| {
+        let hash = free_hash(spec, held, &mut collisions);
+        also.clear();
+        plan.then(Action::create(&revision(
+            set,
+            spec,
+            data.clone(),
+            &hash,
+            newest + 1,
+        )));
+        hash
+    });
+    Current {
+        hash,
+        also,
+        collisions,
+        plan,
     }
-    (hash, plan)
+}
+
+/// The first hash of the template that no revision of other content has.
+fn free_hash(spec: &DaemonSetSpec, held: &[Arc<ControllerRevision>], collisions: &mut Option<i32>) -> String {
+    loop {
+        let hash = template::hash(&spec.template, *collisions);
+        if !held.iter().any(|revision| hash_of(revision) == Some(&hash)) {
+            return hash;
+        }
+        *collisions = Some(collisions.unwrap_or(0) + 1);
+    }
 }
 
 fn hash_of(revision: &ControllerRevision) -> Option<&String> {
     revision.metadata.labels.as_ref()?.get(REVISION_HASH)
 }
 
-/// The content is the patch that takes a daemon set back to this template, as `kubectl rollout undo` applies it.
-fn revision(set: &DaemonSet, spec: &DaemonSetSpec, hash: &str, number: i64) -> ControllerRevision {
-    let mut template = serde_json::to_value(&spec.template).unwrap_or_default();
-    template["$patch"] = json!("replace");
+fn revision(
+    set: &DaemonSet,
+    spec: &DaemonSetSpec,
+    data: Value,
+    hash: &str,
+    number: i64,
+) -> ControllerRevision {
     let mut labels = spec
         .template
         .metadata
@@ -59,10 +120,9 @@ fn revision(set: &DaemonSet, spec: &DaemonSetSpec, hash: &str, number: i64) -> C
         owner_references: Some(vec![controller_ref(set)]),
         ..ObjectMeta::default()
     };
-    let data = Some(RawExtension(json!({"spec": {"template": template}})));
     ControllerRevision {
         metadata,
-        data,
+        data: Some(RawExtension(data)),
         revision: number,
     }
 }
@@ -70,18 +130,14 @@ fn revision(set: &DaemonSet, spec: &DaemonSetSpec, hash: &str, number: i64) -> C
 /// Deletions of the oldest revisions beyond the limit that no pod is of.
 pub(crate) fn surplus(
     spec: &DaemonSetSpec,
-    current: &str,
+    current: &Current,
     pods: &[Arc<Pod>],
     held: &[Arc<ControllerRevision>],
 ) -> Vec<Action> {
     let labels = pods.iter().filter_map(|pod| pod.metadata.labels.as_ref());
-    let mut live: BTreeSet<&str> = labels
-        .filter_map(|labels| labels.get(REVISION_HASH))
-        .map(String::as_str)
-        .collect();
-    live.insert(current);
+    let live: BTreeSet<&String> = labels.filter_map(|labels| labels.get(REVISION_HASH)).collect();
     let is_old = |revision: &&Arc<ControllerRevision>| {
-        hash_of(revision).is_none_or(|hash| !live.contains(hash.as_str()))
+        hash_of(revision).is_none_or(|hash| !live.contains(hash) && *hash != current.hash)
     };
     let mut old: Vec<_> = held.iter().filter(is_old).collect();
     let limit = usize::try_from(spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);

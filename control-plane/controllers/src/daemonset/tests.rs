@@ -135,3 +135,39 @@ fn an_update_replaces_pods_one_at_a_time_and_keeps_the_history() {
     assert_eq!(revisions.iter().max(), Some(&2));
     assert_eq!(revisions.len(), 2);
 }
+
+#[test]
+fn a_revision_is_known_by_its_content_whatever_its_name() {
+    let mut world = world(&["n1"]);
+    settle(&mut world);
+    let mut copy = serde_json::to_value(&*world.all::<ControllerRevision>()[0]).unwrap();
+    let first = copy["metadata"]["name"].as_str().unwrap().to_owned();
+    let pod = world.all::<Pod>()[0].metadata.uid.clone();
+    copy["metadata"]["name"] = json!("d-other");
+    copy["metadata"]["labels"][REVISION_HASH] = json!("other");
+    copy["revision"] = json!(2);
+    world.put::<ControllerRevision>(copy);
+    settle(&mut world);
+    assert_eq!(world.all::<ControllerRevision>().len(), 2);
+    let key = machinery_plan::Key::new("a", &first);
+    world.objects.retain(|object, _| object.key != key);
+    settle(&mut world);
+    let left = world.all::<ControllerRevision>();
+    assert_eq!((left.len(), left[0].revision), (1, 2));
+    assert_eq!(world.all::<Pod>()[0].metadata.uid, pod);
+}
+
+#[test]
+fn a_revision_of_other_content_does_not_take_the_name_of_a_new_one() {
+    let mut world = world(&["n1"]);
+    let spec = world.get::<DaemonSet>("a", "d").unwrap().spec.clone().unwrap();
+    let hash = template::hash(&spec.template, None);
+    world.put::<ControllerRevision>(json!({
+        "metadata": {"name": format!("d-{hash}"), "namespace": "a", "labels": {REVISION_HASH: hash}},
+        "revision": 1, "data": {"spec": {"template": {"$patch": "replace"}}},
+    }));
+    settle(&mut world);
+    assert_eq!(status(&world)["collisionCount"], 1);
+    let revisions = world.all::<ControllerRevision>();
+    assert_eq!(revisions.iter().map(|r| r.revision).max(), Some(2));
+}

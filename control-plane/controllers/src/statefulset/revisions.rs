@@ -8,11 +8,11 @@ use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use machinery_plan::{Action, Plan};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{REVISION, identity};
 use crate::ownership::controller_ref;
-use crate::template;
+use crate::{history, template};
 
 /// The revisions that matter now.
 pub(super) struct Revisions {
@@ -94,10 +94,7 @@ impl Revisions {
     }
 }
 
-/// The content is the patch that takes a set back to this template, as `kubectl rollout undo` applies it.
 fn revision(set: &StatefulSet, spec: &StatefulSetSpec, name: &str, number: i64) -> ControllerRevision {
-    let mut template: Value = serde_json::to_value(&spec.template).unwrap_or_default();
-    template["$patch"] = json!("replace");
     let described = spec
         .template
         .metadata
@@ -113,7 +110,7 @@ fn revision(set: &StatefulSet, spec: &StatefulSetSpec, name: &str, number: i64) 
             owner_references: Some(vec![controller_ref(set)]),
             ..ObjectMeta::default()
         },
-        data: Some(RawExtension(json!({"spec": {"template": template}}))),
+        data: Some(RawExtension(history::patch(&spec.template))),
         revision: number,
     }
 }
