@@ -30,16 +30,19 @@ pub enum Level {
     Cluster,
     /// Other kernels, in virtual machines
     Kernels,
+    /// The same states served by Skep and by the real kube-proxy
+    Peers,
     /// Upstream's conformance specs that are known to pass
     Conformance,
 }
 
-const ALL: [Level; 6] = [
+const ALL: [Level; 7] = [
     Level::Unit,
     Level::Packets,
     Level::Sockets,
     Level::Cluster,
     Level::Kernels,
+    Level::Peers,
     Level::Conformance,
 ];
 
@@ -48,6 +51,7 @@ const OWN_LEVEL: &[&str] = &[
     "tests-packets",
     "tests-sockets",
     "tests-cluster",
+    "tests-differential",
     "tests-upstream",
     "tests-verifier",
     "tests-node",
@@ -141,6 +145,13 @@ fn run_level(level: Level) -> Result<Outcome> {
             cargo_test(&["-p", "tests-cluster"])
         }
         Level::Kernels => kernels::matrix(),
+        Level::Peers => match peers::usable_go() {
+            Ok(()) => {
+                peers::ensure(&[peers::Peer::KubeProxy])?;
+                cargo_test(&["-p", "tests-differential"])
+            }
+            Err(reason) => Ok(Outcome::skip("peers", &reason)),
+        },
         Level::Conformance => match peers::usable_go() {
             Ok(()) => conformance::known_to_pass(),
             Err(reason) => Ok(Outcome::skip("conformance", &reason)),
@@ -255,18 +266,14 @@ pub struct BlessArgs {}
 
 /// Runs the tests that compare with goldens so that they write what they see, for review with `git diff`.
 pub fn bless(_args: BlessArgs) -> Result<()> {
+    let mut cargo = vec!["test", "--workspace"];
+    for package in OWN_LEVEL.iter().filter(|p| **p != "tests-packets") {
+        cargo.extend(["--exclude", package]);
+    }
     step::shown(
         "accepting present output as goldens",
         Command::new("cargo")
-            .args([
-                "test",
-                "--workspace",
-                "--exclude",
-                "tests-cluster",
-                "--exclude",
-                "tests-verifier",
-                "tests-node",
-            ])
+            .args(cargo)
             .env("INSTA_UPDATE", "always")
             .env("SKEP_BLESS", "1"),
     )?;

@@ -306,14 +306,16 @@ impl Datapath {
         self.replies.delete(&keys.collect::<Vec<_>>())
     }
 
-    /// Clients do not keep endpoints that are gone. Without affinity, which has members, there is nothing to look at.
+    /// Clients do not keep endpoints that are gone, nor any of a set that has no affinity any more: nobody would tell them later. Without
+    /// affinity, which has members, there is nothing to look at.
     fn forget_clients(&self, c: &Changes) -> Result<(), DatapathError> {
-        if c.gone_members.is_empty() || c.ended.is_empty() {
+        let ended = stale::endpoints(&c.ended);
+        let plain = stale::sets_without_memory(&c.gone_members, &c.frontends);
+        if c.gone_members.is_empty() || (ended.is_empty() && plain.is_empty()) {
             return Ok(());
         }
-        let ended = stale::endpoints(&c.ended);
         let mut kept = self.affinity.entries()?;
-        kept.retain(|(key, kept)| stale::remembers(key, kept, &ended));
+        kept.retain(|(key, kept)| plain.contains(&key.set) || stale::remembers(key, kept, &ended));
         let keys: Vec<_> = kept.into_iter().map(|(key, _)| key).collect();
         self.affinity.delete(&keys)
     }

@@ -3,7 +3,8 @@
 use crate::sockets::Sockets;
 use agent_services::{EndedBackend, EndedFront, InUse};
 use datapath_abi::{
-    Address, Affinity, AffinityKey, Be16, Flow, FlowKey, FlowRole, Proto, ReplyKey, ReplyValue, SetId,
+    Address, Affinity, AffinityKey, Be16, Flow, FlowKey, FlowRole, FrontendKey, FrontendValue, MemberKey,
+    Proto, ReplyKey, ReplyValue, SetId,
 };
 use std::collections::HashSet;
 
@@ -23,6 +24,19 @@ pub(crate) fn endpoints(ended: &[EndedBackend]) -> Ends {
 /// Whether a client remembers one of these.
 pub(crate) fn remembers(key: &AffinityKey, kept: &Affinity, endpoints: &Ends) -> bool {
     endpoints.contains(&(key.set, kept.addr, kept.port))
+}
+
+/// Sets that had affinity, and were written without.
+pub(crate) fn sets_without_memory(
+    gone: &[MemberKey],
+    fronts: &[(FrontendKey, FrontendValue)],
+) -> HashSet<SetId> {
+    let had: HashSet<_> = gone.iter().map(|m| m.set).collect();
+    let plain = fronts.iter().filter(|(_, v)| v.affinity == 0);
+    plain
+        .map(|(_, v)| v.set)
+        .filter(|set| had.contains(set))
+        .collect()
 }
 
 /// Whether a flow without connection leads to no endpoint in use, or comes by no front in use.
@@ -116,6 +130,25 @@ mod tests {
             .into_iter()
             .map(|(cookie, ..)| cookie)
             .collect()
+    }
+
+    #[test]
+    fn clients_of_a_set_that_loses_its_affinity_forget_whom_they_kept() {
+        let member = |set| MemberKey {
+            set: SetId(set),
+            ..MemberKey::default()
+        };
+        let front = |set, affinity| {
+            let value = FrontendValue {
+                set: SetId(set),
+                affinity,
+                ..FrontendValue::default()
+            };
+            (FrontendKey::default(), value)
+        };
+        // The second has a new generation of members, the third never had any.
+        let found = sets_without_memory(&[member(1), member(2)], &[front(1, 0), front(2, 60), front(3, 0)]);
+        assert_eq!(found, HashSet::from([SetId(1)]));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub mod link;
 pub mod neighbour;
 pub mod netns;
 mod network;
-mod packet;
+pub mod packet;
 mod prefix;
 pub mod routes;
 pub mod sysctl;

@@ -8,19 +8,27 @@ use tokio::io::unix::AsyncFd;
 ///
 /// # Errors
 /// The kernel's refusal: without `CAP_NET_RAW`, or when the device is gone.
-pub fn frames(device: u32, ethertype: u16) -> io::Result<AsyncFd<Socket>> {
+pub(crate) fn frames(device: u32, ethertype: u16) -> io::Result<AsyncFd<Socket>> {
+    watched(socket(device, ethertype)?)
+}
+
+/// The same without a runtime; it does not block.
+///
+/// # Errors
+/// As for `frames`.
+pub fn socket(device: u32, ethertype: u16) -> io::Result<Socket> {
     // Protocol 0: nothing arrives before it is known from which device.
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
     socket.set_nonblocking(true)?;
     socket.bind(&link(device, ethertype)?)?;
-    watched(socket)
+    Ok(socket)
 }
 
 /// A socket that tells the runtime when something has arrived.
 ///
 /// # Errors
 /// When this is no place with a runtime, or the kernel has no room.
-pub fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+pub(crate) fn watched(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the socket owns its descriptor and always names the same one; it goes into the result, so the descriptor stays
     // open until it is taken out of the runtime's list.
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)

@@ -1,8 +1,6 @@
 //! The benchmark of the service data plane: Skep, direct pod addresses and the real kube-proxy, each in namespaces of its
 //! own, measured in turns within one run. Started by `cargo xtask bench dataplane`.
-mod api;
 mod bench;
-mod kube_proxy;
 mod load;
 mod memory;
 mod net;

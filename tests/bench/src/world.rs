@@ -1,6 +1,4 @@
 //! One peer in its place: a child process in namespaces of its own that does what the bench tells it, a line at a time.
-use crate::api::{Api, path};
-use crate::kube_proxy::{KubeProxy, Mode};
 use crate::load::{self, Server, UdpClient};
 use crate::net::{self, Cpu, within};
 use crate::objects::{self, UDP_ENDPOINTS};
@@ -15,6 +13,7 @@ use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
+use tests_kube_proxy::{Api, KubeProxy, Mode, Setup, path};
 
 /// What a world is.
 #[derive(clap::Args, Clone, Debug)]
@@ -168,7 +167,7 @@ impl World {
             Command::Update => self.update(),
             Command::Stale => self.stale(),
             Command::Memory => match &self.programmer {
-                Programmer::KubeProxy(k, _) => Ok(vec![k.memory()?]),
+                Programmer::KubeProxy(k, _) => Ok(vec![crate::memory::resident(k.id())?]),
                 _ => bail!("measured in a process of its own"),
             },
         }
@@ -260,7 +259,7 @@ impl World {
             Programmer::KubeProxy(proxy, api) => {
                 let object = slice(api.next_version());
                 let start = Instant::now();
-                api.modified(path::SLICES, &object);
+                api.put(path::SLICES, &object);
                 Ok(proxy.next_sync(Duration::from_secs(self.args.limit))?.at - start)
             }
         }
@@ -354,7 +353,12 @@ fn program_kube_proxy(args: &Args, mode: Mode) -> Result<(Programmer, Vec<f64>)>
         path::NODES => vec![objects::node()],
         _ => vec![objects::service_cidr()],
     })?;
-    let proxy = KubeProxy::start(&args.kube_proxy, mode)?;
+    let setup = Setup {
+        node: objects::NODE,
+        pods: objects::cidr(objects::POD_RANGE),
+        pause: None,
+    };
+    let proxy = KubeProxy::start(&args.kube_proxy, mode, &setup)?;
     let first = proxy.next_sync(Duration::from_secs(args.limit))?;
     // By its own account, without its start and its lists: as Skep's is taken.
     Ok((

@@ -67,7 +67,7 @@ fn run_isolated(test: &str, hooks: bool, body: impl FnOnce(&mut Lab) -> Result<(
 }
 
 /// A cgroup2 folder of a unique name.
-fn cgroup_path(test: &str) -> PathBuf {
+pub fn cgroup_path(test: &str) -> PathBuf {
     let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
         .into_iter()
         .find(|p| {
@@ -91,7 +91,9 @@ pub struct Lab {
 pub const NODE: &str = "here";
 
 impl Lab {
-    fn enter(test: &str, hooks: bool) -> Result<Self> {
+    /// The place that the caller's namespaces become, with socket hooks on the cgroup that `SKEP_TEST_CGROUP` names, if there shall be
+    /// any. [`isolated`] does this for a test.
+    pub fn enter(test: &str, hooks: bool) -> Result<Self> {
         let pins = std::env::temp_dir().join(format!("skep-test-bpf-{}", std::process::id()));
         fs::create_dir_all(&pins)?;
         run(&["mount", "-t", "bpf", "bpf", &pins.to_string_lossy()])?;

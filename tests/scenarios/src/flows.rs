@@ -338,7 +338,13 @@ struct Listed {
 #[derive(Deserialize)]
 struct Reason {
     why: String,
+    #[serde(default)]
     flows: BTreeMap<String, Vec<usize>>,
+}
+
+/// The names of all reasons, those too that no flow of the data has.
+pub fn reasons() -> BTreeSet<String> {
+    Listed::read().reasons.into_keys().collect()
 }
 
 impl Listed {

@@ -5,7 +5,7 @@ mod read;
 pub mod rules;
 mod walk;
 
-pub use flows::{ByLogic, Layer, flows_of_kube_proxy, model_of, node_of, scenarios};
+pub use flows::{ByLogic, Layer, flows_of_kube_proxy, model_of, node_of, reasons, scenarios};
 pub use manifests::ByManifests;
 pub use read::{read, whole_addresses};
 pub use walk::{Connection, From, Memory, Outcome};

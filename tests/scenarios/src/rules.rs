@@ -1,5 +1,6 @@
 //! The endpoint rules of kube-proxy once more, plainly: no incremental anything, no flags, nothing of the planner. Tests hold the planner's maps
 //! against it.
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -284,4 +285,58 @@ fn fate(chosen: Ids, all: &[Candidate]) -> Fate {
     } else {
         Fate::Rejected
     }
+}
+
+/// The Service as the API has it, in the namespace `ns`.
+pub fn service_object(s: &Service) -> Value {
+    let ingress: Vec<_> = s
+        .balancer_ips
+        .iter()
+        .map(|(ip, unchanged)| json!({"ip": ip, "ipMode": if *unchanged { "VIP" } else { "Proxy" }}))
+        .collect();
+    let policy = |local: bool| if local { "Local" } else { "Cluster" };
+    let ports: Vec<_> = s
+        .ports
+        .iter()
+        .map(|p| json!({"name": p.name, "protocol": p.proto, "port": p.number, "nodePort": p.node_port.unwrap_or(0)}))
+        .collect();
+    let family = |ip: &IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": s.name},
+        "spec": {
+            "type": "LoadBalancer", "clusterIP": s.cluster_ips.first(), "clusterIPs": s.cluster_ips,
+            "ipFamilies": s.cluster_ips.iter().map(family).collect::<Vec<_>>(), "externalIPs": s.external_ips, "ports": ports,
+            "internalTrafficPolicy": policy(s.internal_local), "externalTrafficPolicy": policy(s.external_local),
+            "loadBalancerSourceRanges": s.source_ranges.iter().map(|(ip, n)| format!("{ip}/{n}")).collect::<Vec<_>>(),
+            "sessionAffinity": if s.affinity.is_some() { "ClientIP" } else { "None" },
+            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": s.affinity}},
+        },
+        "status": {"loadBalancer": {"ingress": ingress}},
+    })
+}
+
+/// The EndpointSlice as the API has it, in the namespace `ns`.
+pub fn slice_object(s: &Slice) -> Value {
+    let endpoints: Vec<_> = s
+        .endpoints
+        .iter()
+        .map(|e| {
+            let names = |of: &[String]| of.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+            json!({
+                "addresses": [e.ip], "nodeName": e.node,
+                "conditions": {"ready": e.ready, "serving": e.serving, "terminating": e.terminating},
+                "hints": {"forZones": names(&e.zones), "forNodes": names(&e.nodes)},
+            })
+        })
+        .collect();
+    let ports: Vec<_> = s
+        .ports
+        .iter()
+        .map(|(name, proto, n)| json!({"name": name, "protocol": proto, "port": n}))
+        .collect();
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "ns", "name": s.name, "labels": {"kubernetes.io/service-name": s.service}},
+        "addressType": if s.v4 { "IPv4" } else { "IPv6" }, "endpoints": endpoints, "ports": ports,
+    })
 }

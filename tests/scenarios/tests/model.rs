@@ -3,10 +3,12 @@
 use agent_services::{Existing, ObjectName};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tests_scenarios::rules::{Cluster, Endpoint, Node, Port, Service, Slice, rules};
+use tests_scenarios::rules::{
+    Cluster, Endpoint, Node, Port, Service, Slice, rules, service_object, slice_object,
+};
 use tests_scenarios::{Model, read, whole_addresses};
 
 const SERVICES: u8 = 4;
@@ -173,56 +175,6 @@ fn event() -> impl Strategy<Value = Event> {
         1 => node().prop_map(Event::Node),
         1 => Just(Event::Restart),
     ]
-}
-
-fn service_object(s: &Service) -> Value {
-    let ingress: Vec<_> = s
-        .balancer_ips
-        .iter()
-        .map(|(ip, unchanged)| json!({"ip": ip, "ipMode": if *unchanged { "VIP" } else { "Proxy" }}))
-        .collect();
-    let policy = |local: bool| if local { "Local" } else { "Cluster" };
-    let ports: Vec<_> = s
-        .ports
-        .iter()
-        .map(|p| json!({"name": p.name, "protocol": p.proto, "port": p.number, "nodePort": p.node_port.unwrap_or(0)}))
-        .collect();
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "ns", "name": s.name},
-        "spec": {
-            "type": "LoadBalancer", "clusterIPs": s.cluster_ips, "externalIPs": s.external_ips, "ports": ports,
-            "internalTrafficPolicy": policy(s.internal_local), "externalTrafficPolicy": policy(s.external_local),
-            "loadBalancerSourceRanges": s.source_ranges.iter().map(|(ip, n)| format!("{ip}/{n}")).collect::<Vec<_>>(),
-            "sessionAffinity": if s.affinity.is_some() { "ClientIP" } else { "None" },
-            "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": s.affinity}},
-        },
-        "status": {"loadBalancer": {"ingress": ingress}},
-    })
-}
-
-fn slice_object(s: &Slice) -> Value {
-    let endpoints: Vec<_> = s
-        .endpoints
-        .iter()
-        .map(|e| {
-            let names = |of: &[String]| of.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
-            json!({
-                "addresses": [e.ip], "nodeName": e.node,
-                "conditions": {"ready": e.ready, "serving": e.serving, "terminating": e.terminating},
-                "hints": {"forZones": names(&e.zones), "forNodes": names(&e.nodes)},
-            })
-        })
-        .collect();
-    let ports: Vec<_> = s
-        .ports
-        .iter()
-        .map(|(name, proto, n)| json!({"name": name, "protocol": proto, "port": n}))
-        .collect();
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"namespace": "ns", "name": s.name, "labels": {"kubernetes.io/service-name": s.service}},
-        "addressType": if s.v4 { "IPv4" } else { "IPv6" }, "endpoints": endpoints, "ports": ports,
-    })
 }
 
 fn planned_node(node: &Node) -> agent_services::Node {

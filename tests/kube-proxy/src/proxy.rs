@@ -1,6 +1,5 @@
-//! The real kube-proxy, as a peer: started in the peer's namespaces against [`crate::api`], read by its log.
+//! The real kube-proxy: started in the caller's namespaces against [`crate::api`], read by its log.
 use crate::api;
-use crate::objects::{NODE, POD_RANGE, cidr};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs;
@@ -37,9 +36,29 @@ impl Mode {
     }
 }
 
+/// What kube-proxy is told of its node.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub node: &'static str,
+    /// The ranges of pods, as its `clusterCIDR` has them.
+    pub pods: String,
+    /// Between two syncs; its own choice if `None`.
+    pub pause: Option<Duration>,
+}
+
+/// What its log tells.
+#[derive(Clone, Copy, Debug)]
+pub enum Event {
+    Synced(Synced),
+    /// It knows of other labels of its node.
+    Labels,
+}
+
 /// A sync that kube-proxy reported.
 #[derive(Clone, Copy, Debug)]
 pub struct Synced {
+    /// Of IPv4 rules.
+    pub v4: bool,
     /// When its line arrived.
     pub at: Instant,
     /// How long it says the sync took.
@@ -49,7 +68,7 @@ pub struct Synced {
 /// A running kube-proxy; ends with this.
 pub struct KubeProxy {
     child: Child,
-    syncs: Receiver<Synced>,
+    events: Receiver<Event>,
 }
 
 /// A little longer than `minSyncPeriod`, whose default is used.
@@ -62,16 +81,16 @@ impl KubeProxy {
     ///
     /// # Errors
     /// Its program or those it needs are missing.
-    pub fn start(program: &Path, mode: Mode) -> Result<Self> {
+    pub fn start(program: &Path, mode: Mode, setup: &Setup) -> Result<Self> {
         let bin = tools(mode)?;
-        let config = configure(mode)?;
+        let config = configure(mode, setup)?;
         // setpriv lets it end with the thread that started it, whatever happens to that.
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
             .arg("--config")
             .arg(config)
-            .arg("-v=2")
+            .arg(if setup.pause.is_some() { "-v=4" } else { "-v=2" })
             .env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -80,21 +99,20 @@ impl KubeProxy {
             .context("kube-proxy cannot be started")?;
         let log = child.stderr.take().context("kube-proxy has no log")?;
         // Far more than one measurement's worth; a full channel makes kube-proxy's log wait, nothing is lost.
-        let (sender, syncs) = sync_channel(4096);
+        let (sender, events) = sync_channel(4096);
         std::thread::spawn(move || {
             for line in BufReader::new(log).lines().map_while(Result::ok) {
-                if line.starts_with('E') || line.starts_with('F') {
+                if is_trouble(&line) {
                     eprintln!("kube-proxy: {line}");
                 }
-                if let Some(took) = synced(&line) {
-                    let at = Instant::now();
-                    if sender.send(Synced { at, took }).is_err() {
-                        return;
-                    }
+                if let Some(event) = event(&line)
+                    && sender.send(event).is_err()
+                {
+                    return;
                 }
             }
         });
-        Ok(Self { child, syncs })
+        Ok(Self { child, events })
     }
 
     /// The next sync of IPv4 rules.
@@ -102,9 +120,24 @@ impl KubeProxy {
     /// # Errors
     /// None came in time, or kube-proxy ended.
     pub fn next_sync(&self, limit: Duration) -> Result<Synced> {
-        match self.syncs.recv_timeout(limit) {
-            Ok(s) => Ok(s),
-            Err(RecvTimeoutError::Timeout) => bail!("kube-proxy has not synced its rules within {limit:?}"),
+        let end = Instant::now() + limit;
+        loop {
+            match self.next_event(end.saturating_duration_since(Instant::now())) {
+                Ok(Event::Synced(s)) if s.v4 => return Ok(s),
+                Ok(_) => {}
+                Err(e) => return Err(e).with_context(|| format!("no rules were synced within {limit:?}")),
+            }
+        }
+    }
+
+    /// Whatever its log tells next.
+    ///
+    /// # Errors
+    /// Nothing came in time, or kube-proxy ended.
+    pub fn next_event(&self, limit: Duration) -> Result<Event> {
+        match self.events.recv_timeout(limit) {
+            Ok(e) => Ok(e),
+            Err(RecvTimeoutError::Timeout) => bail!("kube-proxy has not spoken for {limit:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!("kube-proxy ended"),
         }
     }
@@ -112,15 +145,12 @@ impl KubeProxy {
     /// Waits until the next change is carried out at once (it gathers changes for a second after each sync), and forgets the
     /// syncs that nobody waited for.
     pub fn rest(&self) {
-        while self.syncs.recv_timeout(QUIET).is_ok() {}
+        while self.events.recv_timeout(QUIET).is_ok() {}
     }
 
-    /// Its resident memory in MiB.
-    ///
-    /// # Errors
-    /// It ended.
-    pub fn memory(&self) -> Result<f64> {
-        crate::memory::resident(self.child.id())
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -148,39 +178,59 @@ fn tools(mode: Mode) -> Result<PathBuf> {
     Ok(bin)
 }
 
-fn configure(mode: Mode) -> Result<PathBuf> {
+fn configure(mode: Mode, setup: &Setup) -> Result<PathBuf> {
     let kubeconfig = Path::new(FOLDER).join("kubeconfig");
     let cluster = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "bench",
-        "clusters": [{"name": "bench", "cluster": {"server": format!("http://{}", api::ADDRESS)}}],
-        "users": [{"name": "bench", "user": {}}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", api::ADDRESS)}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
     });
     fs::write(&kubeconfig, cluster.to_string())?;
     let config = Path::new(FOLDER).join("config");
     // Zeros leave settings alone that are the whole machine's.
-    let settings = json!({
+    let mut settings = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
         "mode": mode.config(),
-        "hostnameOverride": NODE,
-        "clusterCIDR": cidr(POD_RANGE),
+        "hostnameOverride": setup.node,
+        "clusterCIDR": setup.pods,
         "healthzBindAddress": "127.0.0.1:10256",
         "metricsBindAddress": "127.0.0.1:10249",
         "clientConnection": {"kubeconfig": kubeconfig},
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "iptables": {"localhostNodePorts": false},
     });
+    if let Some(pause) = setup.pause {
+        settings["nftables"] = json!({"minSyncPeriod": format!("{}ms", pause.as_millis())});
+    }
     fs::write(&config, settings.to_string())?;
     Ok(config)
 }
 
-/// The duration in a line about a finished sync of IPv4 rules.
-fn synced(line: &str) -> Option<Duration> {
-    if !line.contains("\"SyncProxyRules complete\"") || line.contains("ipFamily=\"IPv6\"") {
+/// What a line of the log tells.
+fn event(line: &str) -> Option<Event> {
+    if line.contains("\"Updated proxier node topology labels\"") {
+        return Some(Event::Labels);
+    }
+    if !line.contains("\"SyncProxyRules complete\"") {
         return None;
     }
     let text = line.split("elapsed=\"").nth(1)?.split('"').next()?;
-    go_duration(text)
+    Some(Event::Synced(Synced {
+        v4: !line.contains("ipFamily=\"IPv6\""),
+        at: Instant::now(),
+        took: go_duration(text)?,
+    }))
+}
+
+/// An error, but for two that mean nothing here: the first look for rules, when there are none yet, and balancers without a port that
+/// tells of their health.
+fn is_trouble(line: &str) -> bool {
+    let expected = [
+        "Failed to list existing nftables objects",
+        "no healthcheck nodeport",
+    ];
+    line.starts_with(['E', 'F']) && !expected.iter().any(|text| line.contains(text))
 }
 
 /// Go's way to write a duration: `1m3.5s`, `12.3ms`, `4µs`.
@@ -221,11 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn only_finished_syncs_of_ipv4_count() {
+    fn finished_syncs_are_told_by_family() {
         let line = |family| {
             format!("I1 1 proxier.go:1] \"SyncProxyRules complete\" ipFamily=\"{family}\" elapsed=\"2s\"")
         };
-        assert_eq!(synced(&line("IPv4")), Some(Duration::from_secs(2)));
-        assert_eq!(synced(&line("IPv6")), None);
+        let read = |text: &str| match event(text) {
+            Some(Event::Synced(s)) => Some((s.v4, s.took.as_secs())),
+            _ => None,
+        };
+        assert_eq!(read(&line("IPv4")), Some((true, 2)));
+        assert_eq!(read(&line("IPv6")), Some((false, 2)));
+        assert_eq!(read("I1 1 proxier.go:1] \"Syncing\" elapsed=\"2s\""), None);
     }
 }

@@ -2,6 +2,7 @@
 //! loopback address of a peer's own namespace.
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, BufWriter, Read as _, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,13 +13,16 @@ pub const ADDRESS: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4A
 /// Events that a watcher may be behind; one that is slower is cut off and lists again.
 const BEHIND: usize = 1024;
 
+/// Events that a watcher may have missed between its list and its watch; one who missed more begins with what is left.
+const KEPT: usize = 1024;
+
 /// A kind that is served.
 struct Kind {
     path: &'static str,
     kind: &'static str,
     api_version: &'static str,
-    /// Each as its JSON text, made once.
-    items: Vec<String>,
+    /// Each as its JSON text, made once, by namespace and name.
+    items: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -26,6 +30,8 @@ struct State {
     kinds: Vec<Kind>,
     version: u64,
     watchers: Vec<(&'static str, SyncSender<String>)>,
+    /// The newest events, with their versions.
+    events: VecDeque<(u64, &'static str, String)>,
 }
 
 /// The server; clones share everything.
@@ -50,6 +56,33 @@ const KINDS: [(&str, &str, &str); 4] = [
     (path::SERVICE_CIDRS, "ServiceCIDR", "networking.k8s.io/v1"),
 ];
 
+impl State {
+    /// Changes the objects of a path, and tells its watchers what came of it.
+    fn change(
+        &mut self,
+        path: &'static str,
+        change: impl FnOnce(&mut BTreeMap<String, String>) -> Option<String>,
+    ) {
+        let kind = self.kinds.iter_mut().find(|k| k.path == path);
+        let Some(line) = kind.and_then(|k| change(&mut k.items)) else {
+            return;
+        };
+        self.version += 1;
+        self.watchers
+            .retain(|(of, watcher)| *of != path || watcher.try_send(line.clone()).is_ok());
+        if self.events.len() == KEPT {
+            self.events.pop_front();
+        }
+        self.events.push_back((self.version, path, line));
+    }
+}
+
+/// Namespace and name of an object; those without a namespace begin with a slash.
+fn key(object: &Value) -> String {
+    let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    format!("{}/{}", of("namespace"), of("name"))
+}
+
 impl Api {
     /// Starts to serve these objects, by path, in the calling thread's network namespace.
     ///
@@ -66,7 +99,7 @@ impl Api {
                     path,
                     kind,
                     api_version,
-                    items: objects(path).iter().map(Value::to_string).collect(),
+                    items: objects(path).iter().map(|o| (key(o), o.to_string())).collect(),
                 })
                 .collect();
         }
@@ -91,14 +124,26 @@ impl Api {
         self.lock().version + 1
     }
 
-    /// Tells watchers of `path` that an object changed. Lists go on to return what was there at first.
-    pub fn modified(&self, path: &'static str, object: &Value) {
-        let mut state = self.lock();
-        state.version += 1;
-        let line = event("MODIFIED", &object.to_string());
-        state
-            .watchers
-            .retain(|(of, watcher)| *of != path || watcher.try_send(line.clone()).is_ok());
+    /// An object of `path` is there, or changed; it carries [`Api::next_version`].
+    pub fn put(&self, path: &'static str, object: &Value) {
+        let text = object.to_string();
+        self.lock().change(path, |items| {
+            let kind = if items.contains_key(&key(object)) {
+                "MODIFIED"
+            } else {
+                "ADDED"
+            };
+            items.insert(key(object), text.clone());
+            Some(event(kind, &text))
+        });
+    }
+
+    /// An object is gone. One that was never there is not spoken of.
+    pub fn delete(&self, path: &'static str, namespace: &str, name: &str) {
+        self.lock().change(path, |items| {
+            let last = items.remove(&format!("{namespace}/{name}"))?;
+            Some(event("DELETED", &last))
+        });
     }
 
     fn connection(&self, stream: TcpStream) -> std::io::Result<()> {
@@ -121,7 +166,14 @@ impl Api {
             return respond(out, "201 Created", EVENT);
         }
         let watch = asks("watch=true") || asks("watch=1");
-        if watch && let Some((first, events)) = self.watch(path, asks("sendInitialEvents=true")) {
+        let since = query.split('&').find_map(|q| q.strip_prefix("resourceVersion="));
+        let since = since.and_then(|v| v.parse().ok());
+        let begin = match since {
+            _ if asks("sendInitialEvents=true") => Begin::Everything,
+            Some(version) => Begin::After(version),
+            None => Begin::Now,
+        };
+        if watch && let Some((first, events)) = self.watch(path, begin) {
             follow(out, &first, &events)?;
             return Ok(Connection::Over);
         }
@@ -131,7 +183,7 @@ impl Api {
         }
     }
 
-    /// A list, or one object by its name.
+    /// A list, or one object without a namespace by its name.
     fn body(&self, path: &str) -> Option<String> {
         let state = self.lock();
         if let Some(kind) = state.kinds.iter().find(|k| k.path == path) {
@@ -140,23 +192,33 @@ impl Api {
                 kind.api_version,
                 kind.kind,
                 state.version,
-                kind.items.join(",")
+                kind.items
+                    .values()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(",")
             ));
         }
         let (parent, name) = path.rsplit_once('/')?;
         let kind = state.kinds.iter().find(|k| k.path == parent)?;
-        let named = format!(r#""name":"{name}""#);
-        kind.items.iter().find(|i| i.contains(&named)).cloned()
+        kind.items.get(&format!("/{name}")).cloned()
     }
 
     /// Everything that a new watcher gets at once, and the channel with the rest.
-    fn watch(&self, path: &str, initial: bool) -> Option<(String, Receiver<String>)> {
+    fn watch(&self, path: &str, begin: Begin) -> Option<(String, Receiver<String>)> {
         let mut state = self.lock();
         let version = state.version;
         let kind = state.kinds.iter().find(|k| k.path == path)?;
         let mut first = String::new();
-        if initial {
-            for item in &kind.items {
+        if let Begin::After(version) = begin {
+            let missed = state
+                .events
+                .iter()
+                .filter(|(v, of, _)| *v > version && *of == path);
+            missed.for_each(|(_, _, line)| first.push_str(line));
+        }
+        if begin == Begin::Everything {
+            for item in kind.items.values() {
                 first.push_str(&event("ADDED", item));
             }
             let bookmark = json!({
@@ -192,6 +254,16 @@ fn not_found(path: &str) -> Vec<u8> {
 /// The answer to an Event that is created.
 const EVENT: &[u8] =
     br#"{"apiVersion":"events.k8s.io/v1","kind":"Event","metadata":{"name":"event","namespace":"default"}}"#;
+
+/// With what a watch begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// Every object, and a bookmark after them.
+    Everything,
+    /// What happened after this version.
+    After(u64),
+    Now,
+}
 
 #[derive(PartialEq, Eq)]
 enum Connection {
