@@ -81,7 +81,7 @@ impl Pair<'_> {
         if !one_client || (real.len() < 2 && ours.len() < 2) {
             return None;
         }
-        if real.len() < 2 && leads_elsewhere(&all, rule) {
+        if leads_elsewhere(&all, rule) {
             *used.entry("one-endpoint-is-kept").or_default() += 1;
             return None;
         }
