@@ -19,10 +19,10 @@ impl Traces {
         ] {
             all.extend(entries(Path::new(folder)));
         }
-        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
-            all.extend(entries(&Path::new(&hierarchy).join("skep")));
+        let hierarchies = entries(Path::new("/sys/fs/cgroup"));
+        for hierarchy in hierarchies.iter().map(String::as_str).chain(["/sys/fs/cgroup"]) {
+            all.extend(cgroups(&Path::new(hierarchy).join("skep")));
         }
-        all.extend(entries(Path::new("/sys/fs/cgroup/skep")));
         all.extend(entries(Path::new("/sys/class/net")));
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         all.extend(
@@ -46,6 +46,7 @@ impl Traces {
         let left: Vec<_> = now
             .0
             .difference(&self.0)
+            .filter(|trace| others.is_empty() || !is_shared(trace))
             .filter(|trace| names(trace, cluster) || !others.iter().any(|other| names(trace, other)))
             .collect();
         ensure!(left.is_empty(), "left behind: {left:#?}");
@@ -67,6 +68,23 @@ fn names(trace: &str, cluster: &str) -> bool {
             word.strip_prefix(cluster)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         })
+}
+
+/// Whether it is there for all clusters of the machine.
+fn is_shared(trace: &str) -> bool {
+    let of_bpf = ["/sys/fs/bpf/skep", "mount /sys/fs/bpf"].contains(&trace);
+    of_bpf || trace.starts_with("/sys/fs/cgroup") && trace.ends_with("/skep")
+}
+
+/// The cgroup that all clusters have together, and each one's.
+fn cgroups(common: &Path) -> Vec<String> {
+    if !common.is_dir() {
+        return Vec::new();
+    }
+    let mut all = entries(common);
+    all.retain(|entry| Path::new(entry).is_dir());
+    all.push(common.display().to_string());
+    all
 }
 
 fn entries(folder: &Path) -> Vec<String> {
