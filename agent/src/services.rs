@@ -209,6 +209,7 @@ impl Task {
         if full {
             // Lists, what stood in the maps, and a plan of everything: many times what stays.
             agent_datapath::release_freed_memory();
+            tracing::info!(entries, ?took, "all services of this node are written");
         }
         let moments = std::mem::take(&mut self.moments);
         self.config.metrics.written(entries, took, full, &moments, now);

@@ -75,6 +75,7 @@ fn server_config(config: ServerConfig) -> Result<control_plane::ServerConfig> {
 /// # Errors
 /// What keeps it from running.
 pub fn agent(args: &AgentArgs) -> Result<()> {
+    agent_datapath::share_one_heap();
     if args.only == Some(Only::Services) {
         let config = services::config(args)?;
         crate::doctor::require_root("a node's agent")?;

@@ -52,8 +52,15 @@ fn dataplane(args: &Dataplane) -> Result<()> {
     let json = args.json.as_ref().map(std::path::absolute).transpose()?;
     ebpf::build(&step::workspace_root()?, false)?;
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--package", "tests-bench"]);
-    step::shown("build the bench", &mut cargo)?;
+    cargo.args([
+        "build",
+        "--release",
+        "--package",
+        "tests-bench",
+        "--package",
+        "skep",
+    ]);
+    step::shown("build the bench and the agent", &mut cargo)?;
     match peers::usable_go() {
         Ok(()) => peers::ensure(&[peers::Peer::KubeProxy])?,
         // The bench reports every row of it as skipped.
@@ -62,6 +69,7 @@ fn dataplane(args: &Dataplane) -> Result<()> {
     let mut bench = Command::new(build::target_dir()?.join("release/skep-bench"));
     bench.args(["dataplane", "--commit", &commit()]);
     bench.arg("--kube-proxy").arg(peers::Peer::KubeProxy.path());
+    bench.arg("--skep").arg(build::target_dir()?.join("release/skep"));
     if args.quick {
         bench.arg("--quick");
     }

@@ -544,6 +544,12 @@ pub fn release_freed_memory() {
     crate::sys::trim_heap();
 }
 
+/// Lets this process have one heap, whatever threads it will have. What an agent holds is allocated now by one thread, now by another: with a
+/// heap for each, a seventh of the memory is holes.
+pub fn share_one_heap() {
+    crate::sys::one_heap();
+}
+
 /// The clock of the flows: time since boot, without that spent asleep (`CLOCK_MONOTONIC`, what `bpf_ktime_get_ns` reads).
 pub fn since_boot() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);

@@ -35,7 +35,9 @@ pub use agent_services::{Changes, Existing};
 pub use aside::{Aside, Standing, devices_before_stack, in_the_way};
 pub use collect::{Collected, Survey};
 pub use connections::{ConnectionRow, connections};
-pub use datapath::{Datapath, DatapathConfig, netns_cookie, release_freed_memory, since_boot};
+pub use datapath::{
+    Datapath, DatapathConfig, netns_cookie, release_freed_memory, share_one_heap, since_boot,
+};
 pub use dump::{CounterRow, Dump, FlowRow, MapRow, Pins, ServiceRow};
 pub use error::DatapathError;
 pub use handover::{Leaving, lock};

@@ -408,6 +408,15 @@ pub(crate) fn trim_heap() {
     }
 }
 
+/// Lets all threads that come allocate from one heap.
+pub(crate) fn one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator takes its own locks; the call only sets a number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Exchanges the program of a link in one step: no packet or call meets neither.
 pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr {

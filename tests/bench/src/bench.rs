@@ -30,6 +30,9 @@ pub struct Args {
     /// The real kube-proxy
     #[arg(long, default_value = "target/peers/kube-proxy")]
     pub kube_proxy: PathBuf,
+    /// Skep itself
+    #[arg(long, default_value = "target/release/skep")]
+    pub skep: PathBuf,
     /// What was built, for the report
     #[arg(long, default_value = "unknown")]
     pub commit: String,
@@ -180,7 +183,7 @@ fn published(args: &Args) -> Option<Row> {
     if !args.wants(Measure::AgentRss) || !args.services.is_empty() || !args.is_wanted(Peer::Skep) {
         return None;
     }
-    let row = match place::memory(SERVICES) {
+    let row = match place::memory(&args.skep, SERVICES) {
         Ok((process, _)) => stats::row(
             Measure::AgentRss,
             Peer::Skep,
@@ -348,7 +351,7 @@ impl<'a> Stage<'a> {
         for peer in peers {
             let measured = match peer {
                 p if !p.is_programmed() => continue,
-                Peer::Skep => place::memory(self.services).map(|(process, maps)| {
+                Peer::Skep => place::memory(&self.args.skep, self.services).map(|(process, maps)| {
                     eprintln!(
                         "    maps of {} services: {maps:.1} MiB beside the process",
                         self.services

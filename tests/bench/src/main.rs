@@ -1,5 +1,6 @@
 //! The benchmark of the service data plane: Skep, direct pod addresses and the real kube-proxy, each in namespaces of its
 //! own, measured in turns within one run. Started by `cargo xtask bench dataplane`.
+mod agent;
 mod bench;
 mod load;
 mod memory;
@@ -30,12 +31,9 @@ enum Verb {
     /// One peer's place; started by the bench
     #[command(hide = true)]
     World(world::Args),
-    /// Memory of planner and maps; started by the bench
+    /// Memory of the agent and its maps; started by the bench
     #[command(hide = true)]
-    Memory {
-        #[arg(long)]
-        services: u32,
-    },
+    Memory(agent::Args),
     /// The programs alone; started by the bench
     #[command(hide = true)]
     Packets,
@@ -53,7 +51,7 @@ fn main() -> Result<()> {
     match Cli::parse().verb {
         Verb::Dataplane(args) => bench::run(&args),
         Verb::World(args) => world::run(args),
-        Verb::Memory { services } => skep::hold(services),
+        Verb::Memory(args) => agent::hold(&args),
         Verb::Packets => packets::run(),
         Verb::Plan { services, repeat } => skep::plan(services, repeat),
     }

@@ -16,14 +16,14 @@ pub fn resident(pid: u32) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// Memory of the BPF maps that this process holds open, in MiB, as the kernel accounts it. Zero where /proc does not tell.
+/// Memory of the BPF maps that a process holds open, in MiB, as the kernel accounts it. Zero where /proc does not tell.
 ///
 /// # Errors
 /// /proc cannot be read.
-pub fn maps() -> Result<f64> {
+pub fn maps(pid: u32) -> Result<f64> {
     let mut seen = std::collections::HashSet::new();
     let mut bytes = 0.0;
-    for entry in std::fs::read_dir("/proc/self/fdinfo")? {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
         // A descriptor that was closed meanwhile was no map.
         let Ok(text) = std::fs::read_to_string(entry?.path()) else {
             continue;

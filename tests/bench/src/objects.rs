@@ -3,6 +3,7 @@
 //! All endpoints are alive: the server pod answers for the whole range they are in, so a client may choose any service.
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use tests_kube_proxy::path;
 
 /// The only node.
 pub const NODE: &str = "bench";
@@ -155,6 +156,19 @@ pub fn service_cidr() -> Value {
         "metadata": {"name": "kubernetes", "uid": "kubernetes", "resourceVersion": "1"},
         "spec": {"cidrs": [cidr(SERVICE_RANGE)]},
     })
+}
+
+/// What the API has at a path, of a cluster with this many services.
+pub fn of_cluster(path: &str, services: u32) -> Vec<Value> {
+    match path {
+        path::SERVICES => (0..services).map(service).chain([udp_service()]).collect(),
+        path::SLICES => (0..services)
+            .map(first_slice)
+            .chain([udp_slice(&UDP_ENDPOINTS, 1)])
+            .collect(),
+        path::NODES => vec![node()],
+        _ => vec![service_cidr()],
+    }
 }
 
 fn metadata(name: &str, version: u64, labels: Value) -> Value {

@@ -120,23 +120,27 @@ fn remove(cgroup: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Memory of Skep's planner and of its maps, in MiB.
+/// Memory of Skep's agent and of its maps, in MiB.
 ///
 /// # Errors
 /// It could not be measured.
-pub fn memory(services: u32) -> Result<(f64, f64)> {
+pub fn memory(skep: &Path, services: u32) -> Result<(f64, f64)> {
+    let cgroup = cgroup(&format!("agent-{services}"))?;
     let out = isolated()?
         .args(["memory", "--services", &services.to_string()])
+        .arg("--skep")
+        .arg(std::path::absolute(skep)?)
+        .arg("--cgroup")
+        .arg(&cgroup)
         .stderr(Stdio::inherit())
-        .output()?;
+        .output();
+    remove(&cgroup).with_context(|| format!("{} stays behind", cgroup.display()))?;
+    let out = out?;
     let text = String::from_utf8(out.stdout)?;
     let mut numbers = text.lines().map(str::parse::<f64>);
     match (numbers.next(), numbers.next()) {
         (Some(process), Some(maps)) if out.status.success() => Ok((process?, maps?)),
-        _ => bail!(
-            "the process that holds planner and maps ended with {}",
-            out.status
-        ),
+        _ => bail!("the process that measures the agent ended with {}", out.status),
     }
 }
 

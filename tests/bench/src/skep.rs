@@ -126,30 +126,6 @@ impl Skep {
     }
 }
 
-/// Plans and writes a cluster object by object, as an agent hears of it, and prints its own memory in MiB, then that of the
-/// maps. A process of its own, in namespaces of its own, so that nothing else is counted.
-///
-/// # Errors
-/// The kernel refused something.
-pub fn hold(services: u32) -> Result<()> {
-    crate::net::sh("mount -t tmpfs tmpfs /run")?;
-    std::fs::create_dir_all("/run/bpf")?;
-    crate::net::sh("mount -t bpf bpf /run/bpf")?;
-    let datapath = Datapath::open(&config(None))?;
-    let mut planner = planner();
-    planner.service(service(objects::udp_service())?);
-    planner.slice(slice(objects::udp_slice(&objects::UDP_ENDPOINTS, 1))?);
-    for i in 0..services {
-        planner.service(service(objects::service(i))?);
-        planner.slice(slice(objects::first_slice(i))?);
-    }
-    datapath.apply(&planner.plan())?;
-    println!("{}", crate::memory::resident(std::process::id())?);
-    println!("{}", crate::memory::maps()?);
-    drop(planner);
-    Ok(())
-}
-
 /// Plans a cluster from nothing, without any map, and prints how long the steps took and what memory they left.
 ///
 /// # Errors

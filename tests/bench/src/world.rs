@@ -341,18 +341,7 @@ fn program_kube_proxy(args: &Args, mode: Mode) -> Result<(Programmer, Vec<f64>)>
         );
     }
     let services = args.services;
-    let api = Api::serve(|kind| match kind {
-        path::SERVICES => (0..services)
-            .map(objects::service)
-            .chain([objects::udp_service()])
-            .collect(),
-        path::SLICES => (0..services)
-            .map(objects::first_slice)
-            .chain([objects::udp_slice(&UDP_ENDPOINTS, 1)])
-            .collect(),
-        path::NODES => vec![objects::node()],
-        _ => vec![objects::service_cidr()],
-    })?;
+    let api = Api::serve(|path| objects::of_cluster(path, services))?;
     let setup = Setup {
         node: objects::NODE,
         pods: objects::cidr(objects::POD_RANGE),

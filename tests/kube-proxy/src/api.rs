@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, BufWriter, Read as _, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -177,26 +178,23 @@ impl Api {
             follow(out, &first, &events)?;
             return Ok(Connection::Over);
         }
-        match self.body(path) {
+        match self.body(path, &Page::of(query)) {
             Some(body) => respond(out, "200 OK", body.as_bytes()),
             None => respond(out, "404 Not Found", &not_found(path)),
         }
     }
 
-    /// A list, or one object without a namespace by its name.
-    fn body(&self, path: &str) -> Option<String> {
+    /// A page of a list, or one object without a namespace by its name.
+    fn body(&self, path: &str, page: &Page) -> Option<String> {
         let state = self.lock();
         if let Some(kind) = state.kinds.iter().find(|k| k.path == path) {
+            let (items, next) = page.take(kind.items.values());
             return Some(format!(
-                r#"{{"apiVersion":"{}","kind":"{}List","metadata":{{"resourceVersion":"{}"}},"items":[{}]}}"#,
+                r#"{{"apiVersion":"{}","kind":"{}List","metadata":{{"resourceVersion":"{}"{next}}},"items":[{}]}}"#,
                 kind.api_version,
                 kind.kind,
                 state.version,
-                kind.items
-                    .values()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>()
-                    .join(",")
+                items.join(",")
             ));
         }
         let (parent, name) = path.rsplit_once('/')?;
@@ -236,6 +234,59 @@ impl Api {
         state.watchers.push((path, sender));
         Some((first, receiver))
     }
+}
+
+/// Which part of a list is asked for.
+struct Page {
+    from: usize,
+    limit: usize,
+}
+
+impl Page {
+    /// `limit` and `continue`, whose token is the number of objects before the page.
+    fn of(query: &str) -> Self {
+        let number = |name: &str| {
+            let value = query
+                .split('&')
+                .find_map(|q| q.strip_prefix(name)?.strip_prefix('='));
+            value.and_then(|v| v.parse().ok())
+        };
+        Self {
+            from: number("continue").unwrap_or(0),
+            limit: number("limit").filter(|limit| *limit > 0).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The objects of this page, and what the list says of the next one.
+    fn take<'a>(&self, items: impl ExactSizeIterator<Item = &'a String>) -> (Vec<&'a str>, String) {
+        let all = items.len();
+        let taken: Vec<&str> = items
+            .skip(self.from)
+            .take(self.limit)
+            .map(String::as_str)
+            .collect();
+        let end = self.from.saturating_add(taken.len());
+        let next = if end < all {
+            format!(r#","continue":"{end}""#)
+        } else {
+            String::new()
+        };
+        (taken, next)
+    }
+}
+
+/// Writes a kubeconfig that leads here.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_kubeconfig(path: &Path) -> Result<()> {
+    let cluster = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": format!("http://{ADDRESS}")}}],
+        "users": [{"name": "test", "user": {}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    std::fs::write(path, cluster.to_string()).context("the kubeconfig")
 }
 
 fn event(kind: &str, object: &str) -> String {
@@ -329,5 +380,26 @@ impl Request {
         }
         std::io::copy(&mut from.by_ref().take(length), &mut std::io::sink())?;
         Ok(Some(Self { method, target }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_come_in_pages_of_the_asked_length() {
+        let items = ["a", "b", "c"].map(str::to_owned);
+        let page = |query: &str| {
+            let (taken, next) = Page::of(query).take(items.iter());
+            (taken.concat(), next)
+        };
+        assert_eq!(page(""), ("abc".to_owned(), String::new()));
+        assert_eq!(
+            page("limit=2&watch=false"),
+            ("ab".to_owned(), r#","continue":"2""#.to_owned())
+        );
+        assert_eq!(page("limit=2&continue=2"), ("c".to_owned(), String::new()));
+        assert_eq!(page("limit=0"), ("abc".to_owned(), String::new()));
     }
 }

@@ -2,5 +2,5 @@
 mod api;
 mod proxy;
 
-pub use api::{ADDRESS, Api, path};
+pub use api::{ADDRESS, Api, path, write_kubeconfig};
 pub use proxy::{Event, KubeProxy, Mode, Setup, Synced};

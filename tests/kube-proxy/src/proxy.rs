@@ -180,13 +180,7 @@ fn tools(mode: Mode) -> Result<PathBuf> {
 
 fn configure(mode: Mode, setup: &Setup) -> Result<PathBuf> {
     let kubeconfig = Path::new(FOLDER).join("kubeconfig");
-    let cluster = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": format!("http://{}", api::ADDRESS)}}],
-        "users": [{"name": "test", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-    });
-    fs::write(&kubeconfig, cluster.to_string())?;
+    api::write_kubeconfig(&kubeconfig)?;
     let config = Path::new(FOLDER).join("config");
     // Zeros leave settings alone that are the whole machine's.
     let mut settings = json!({
