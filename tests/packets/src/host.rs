@@ -5,11 +5,14 @@ use agent_datapath::FlowMemory;
 use agent_services::{Existing, Planner};
 use anyhow::Result;
 use datapath_abi::{Proto, Settings};
-use datapath_logic::forward::{self, Verdict};
+use datapath_logic::forward::{self, Through, Verdict};
 use datapath_logic::packet::{ETHERNET, Parsed, parse};
 use datapath_logic::{reject, rewrite};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Chances that lead to each of up to four endpoints.
+pub const CHANCES: [u32; 4] = [0x2000_0000, 0x6000_0000, 0xa000_0000, 0xe000_0000];
 
 /// What a node's maps hold.
 #[derive(Clone)]
@@ -52,6 +55,17 @@ impl Host {
             flows: self.0.flows.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
             fragments: self.0.fragments.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
             affinity: self.0.affinity.borrow().iter().map(|(k, v)| (*k, *v)).collect(),
+        }
+    }
+
+    /// What the logic makes of any bytes that an uplink with XDP received. The program looks at plain headers only: without options and
+    /// extension headers.
+    pub fn through(&self, frame: &[u8]) -> Through {
+        match parse(frame) {
+            Ok(p) if p.l4 == ETHERNET + if p.src.is_v4() { 20 } else { 40 } => {
+                forward::through(&self.0, &p, frame.len() as u32)
+            }
+            _ => Through::ToStack,
         }
     }
 

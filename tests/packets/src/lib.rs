@@ -8,6 +8,7 @@ pub mod host;
 pub mod kernel;
 pub mod mutate;
 mod names;
+pub mod onward;
 mod shape;
 mod sum;
 pub mod talk;
@@ -20,6 +21,7 @@ pub use names::{Names, node, settings};
 pub use shape::{Piece, Shape};
 
 use datapath_abi::{Address, Be16};
+use std::io::Write as _;
 use std::net::SocketAddr;
 
 /// TCP flags in the table.
@@ -39,4 +41,12 @@ pub fn at(text: &str) -> SocketAddr {
 /// As the maps have it.
 pub fn wire(at: SocketAddr) -> (Address, Be16) {
     (at.ip().into(), Be16::new(at.port()))
+}
+
+/// Says that this kernel cannot run a test, and why, where somebody listens; fails otherwise.
+pub fn skip(test: &str, why: &str) {
+    let file = std::env::var_os("SKEP_SKIPS").unwrap_or_else(|| panic!("{test}: {why}"));
+    let file = std::fs::File::options().append(true).create(true).open(file);
+    let told = file.and_then(|mut f| writeln!(f, "{test}\t{why}"));
+    told.unwrap_or_else(|e| panic!("the file for skips: {e}"));
 }

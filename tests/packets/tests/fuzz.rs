@@ -1,15 +1,18 @@
-//! Bent packets through the loaded programs and through the logic on the host, with the same maps before: verdict, bytes and what
-//! is remembered afterwards are the same (root). `SKEP_FUZZ_SEED` and `SKEP_FUZZ_PACKETS` (for each packet of the fixtures) choose others.
+//! Bent packets through the loaded programs and through the logic on the host, with the same maps before: verdict, bytes and, of the TC
+//! programs, what is remembered afterwards are the same (root). `SKEP_FUZZ_SEED` and `SKEP_FUZZ_PACKETS` (for each packet of the fixtures) choose others.
 use agent_datapath::{Datapath, FlowMemory, since_boot};
 use agent_services::Existing;
 use anyhow::{Context as _, Result, bail, ensure};
-use datapath_abi::{Address, Be16, FlowKey, FlowRole, Settings};
+use datapath_abi::{Address, Be16, FlowKey, FlowRole, Reason, Settings};
+use datapath_logic::forward::Through;
+use datapath_logic::rewrite;
 use fastrand::Rng;
 use std::rc::Rc;
 use tests_lab::{Lab, isolated};
-use tests_packets::host::Host;
+use tests_packets::host::{CHANCES, Host};
 use tests_packets::kernel::{Kernel, serve, unserve};
 use tests_packets::mutate::bent;
+use tests_packets::onward::{self, Early, early, is_said, routed};
 use tests_packets::{Case, Frame, Hook, Names, Node as _, cases, node, settings};
 
 const SEED: u64 = 0x5eed_0004;
@@ -61,9 +64,6 @@ fn comparable(mut memory: FlowMemory) -> FlowMemory {
     memory.affinity.sort_by_key(|(k, _)| (k.client, k.set.0));
     memory
 }
-
-/// Chances that lead to each of up to four endpoints.
-const CHANCES: [u32; 4] = [0x2000_0000, 0x6000_0000, 0xa000_0000, 0xe000_0000];
 
 /// One packet on both sides. A masqueraded one gets the port that the program chose.
 fn compare(datapath: &Datapath, before: &mut Before, hook: Hook, bytes: &[u8]) -> Result<()> {
@@ -185,6 +185,59 @@ fn programs_and_logic_agree_about_bent_packets() {
         for case in &all {
             fuzz.case(lab, case, &HOOKS, compare)?;
         }
+        fuzz.end()
+    });
+}
+
+/// The XDP program against both stages in one.
+fn compare_early(datapath: &Datapath, before: &mut Before, _: Hook, bytes: &[u8]) -> Result<()> {
+    let verdict = early(datapath, bytes)?;
+    let decisions = CHANCES.map(|random| before.host(random).through(bytes));
+    before.memory = datapath.flow_memory()?;
+    ensure!(
+        is_said(&verdict, bytes, &decisions),
+        "{verdict:02x?}, the logic says {decisions:?}"
+    );
+    let Early::Sent(got) = verdict else {
+        return Ok(());
+    };
+    // By now the flow is known, with the port that the program chose.
+    let Through::Send {
+        destination, source, ..
+    } = before.host(0).through(bytes)
+    else {
+        bail!("sent on, and not known afterwards");
+    };
+    let mut wanted = bytes.to_vec();
+    let changed = [destination, source]
+        .iter()
+        .all(|r| rewrite::apply(&mut wanted[..], r));
+    let wanted = routed(wanted);
+    ensure!(
+        changed && got == wanted,
+        "the program: {got:02x?}\nthe logic:   {wanted:02x?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_xdp_program_and_the_logic_agree_about_bent_packets() {
+    let name = "the_xdp_program_and_the_logic_agree_about_bent_packets";
+    isolated(name, |lab| {
+        let has_devices = onward::uplink(lab)?;
+        lab.planner.set_node(node());
+        lab.datapath.set_settings(&settings())?;
+        if !has_devices {
+            tests_packets::skip(name, "before Linux 5.15 a test run names no device");
+            return Ok(());
+        }
+        let all = cases();
+        let mut fuzz = Fuzz::new(&all);
+        for case in &all {
+            fuzz.case(lab, case, &[Hook::FromUplink], compare_early)?;
+        }
+        let sent = lab.datapath.dump()?.counter(Reason::PacketSentBack);
+        ensure!(sent > 100, "only {sent} packets were sent on");
         fuzz.end()
     });
 }

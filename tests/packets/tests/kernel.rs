@@ -4,6 +4,7 @@ use datapath_abi::{Proto, Reason, programs};
 use datapath_logic::packet::parse;
 use tests_lab::isolated;
 use tests_packets::kernel::{Kernel, serve, unserve};
+use tests_packets::onward::{self, Onward};
 use tests_packets::{Frame, Hook, at, cases, check, flag, node, settings};
 
 const TC_ACT_OK: u32 = 0;
@@ -70,6 +71,30 @@ fn traffic_of_a_service_is_counted_for_it() {
                 .any(|t| t.counts.packets > 0),
             "counts of a deleted service stay"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_xdp_program_does_what_the_fixtures_say_and_leaves_what_the_logic_leaves() {
+    let name = "the_xdp_program_does_what_the_fixtures_say_and_leaves_what_the_logic_leaves";
+    isolated(name, |lab| {
+        let has_devices = onward::uplink(lab)?;
+        lab.planner.set_node(node());
+        lab.datapath.set_settings(&settings())?;
+        if !has_devices {
+            tests_packets::skip(name, "before Linux 5.15 a test run names no device");
+            return Ok(());
+        }
+        let (mut sent, mut dropped) = (0, 0);
+        for case in cases() {
+            serve(lab, &case)?;
+            let mut node = Onward::new(&lab.datapath)?;
+            check(&case, &mut node)?;
+            (sent, dropped) = (sent + node.sent, dropped + node.dropped);
+            unserve(lab, &case)?;
+        }
+        ensure!(sent > 20 && dropped > 2, "{sent} sent on, {dropped} dropped");
         Ok(())
     });
 }

@@ -8,7 +8,6 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketType, accept, bind, connect, ipproto, listen, recv, send,
     socket,
 };
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -40,14 +39,10 @@ fn is_there(test: &str) -> bool {
     if !matches!(socket, Err(Errno::PROTONOSUPPORT)) {
         return true;
     }
-    let file = std::env::var_os("SKEP_SKIPS")
-        .expect("this kernel has no SCTP: run `cargo xtask test-kernel --filter sctp`, whose kernels have");
-    let mut file = std::fs::File::options()
-        .append(true)
-        .create(true)
-        .open(file)
-        .expect("the file for skips");
-    writeln!(file, "{test}\tthis machine's kernel has no SCTP").expect("the file for skips");
+    tests_packets::skip(
+        test,
+        "this machine's kernel has no SCTP: `cargo xtask test-kernel --filter sctp` has kernels with it",
+    );
     false
 }
 
