@@ -2,6 +2,7 @@
 use crate::layout::{ClusterName, DEFAULT_NAME, MOST_NODES, StoreKind};
 use crate::output::Format;
 use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Skep: Kubernetes with an eBPF data plane.
@@ -310,7 +311,7 @@ pub struct ExplainArgs {
     #[command(flatten)]
     pub which: Which,
     /// SOURCE -> DESTINATION, with :PORT and /PROTOCOL behind it; ends are pod/NAME, pod/NAMESPACE/NAME, svc/NAME, node/NAME or an address
-    #[arg(required = true, allow_hyphen_values = true)]
+    #[arg(required = true)]
     pub question: Vec<String>,
     /// The namespace of names without one
     #[arg(short, long, default_value = "default")]
@@ -350,6 +351,16 @@ pub struct NodeArgs {
     pub node: String,
 }
 
+/// The command line: the arrow of a question, where it is a word of its own, would be taken for an option.
+pub fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<_> = given.collect();
+    if words.get(1).is_some_and(|verb| verb == "explain") {
+        let arrows = words.iter_mut().filter(|word| *word == "->");
+        arrows.for_each(|arrow| *arrow = "→".into());
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,6 +369,20 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_question_may_be_several_words_and_have_options_behind_it() {
+        let words = ["skep", "explain", "pod/a", "->", "svc/b:80", "--output", "json"];
+        let cli = Cli::try_parse_from(arguments(words.map(OsString::from).into_iter()));
+        let Ok(Cli {
+            verb: Verb::Explain(args),
+            ..
+        }) = cli
+        else {
+            panic!("explain is a verb")
+        };
+        assert_eq!(args.question, ["pod/a", "→", "svc/b:80"]);
     }
 
     #[test]

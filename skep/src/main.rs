@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     if let Some(name) = plugin_name() {
         return agent_network::cni::main(&name);
     }
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(cli::arguments(std::env::args_os()));
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
