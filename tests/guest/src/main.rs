@@ -137,7 +137,7 @@ fn modules() -> Result<()> {
 }
 
 /// How long one test binary may take, in seconds.
-const TIME: &str = "900";
+const TIME: &str = "1200";
 
 /// An emulated processor is twenty times slower: what a test repeats for the sake of numbers it repeats less often here. The machine
 /// that runs the matrix has run them in full.
