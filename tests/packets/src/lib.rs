@@ -47,6 +47,7 @@ pub fn wire(at: SocketAddr) -> (Address, Be16) {
 pub fn skip(test: &str, why: &str) {
     let file = std::env::var_os("SKEP_SKIPS").unwrap_or_else(|| panic!("{test}: {why}"));
     let file = std::fs::File::options().append(true).create(true).open(file);
-    let told = file.and_then(|mut f| writeln!(f, "{test}\t{why}"));
+    // In one piece: another test may write at the same time.
+    let told = file.and_then(|mut f| f.write_all(format!("{test}\t{why}\n").as_bytes()));
     told.unwrap_or_else(|e| panic!("the file for skips: {e}"));
 }
