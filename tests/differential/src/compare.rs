@@ -46,7 +46,7 @@ impl Pair<'_> {
         if !self.hooks && own_port && is(self.ours, Once::Refused) && self.real != self.ours {
             return Some("own-ports-by-hooks");
         }
-        if is(self.ours, Once::Untouched) && self.comes_in() && self.is_inner_only() {
+        if self.ours.contains(&Once::Untouched) && self.comes_in() && self.is_inner_only() {
             return Some("uplinks-with-external-fronts");
         }
         let socket = self.hooks && self.probe.client.is_socket();

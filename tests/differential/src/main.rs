@@ -17,6 +17,11 @@ fn main() -> Result<()> {
         writeln!(out, "{}", serde_json::to_string(&reply)?)?;
         out.flush()?;
     }
+    drop(node);
+    // The parent does this too, unless it was killed.
+    if let Some(cgroup) = std::env::var_os("SKEP_TEST_CGROUP") {
+        let _ = std::fs::remove_dir(cgroup);
+    }
     Ok(())
 }
 
