@@ -545,7 +545,7 @@ pub fn release_freed_memory() {
 }
 
 /// Lets this process have one heap, whatever threads it will have. What an agent holds is allocated now by one thread, now by another: with a
-/// heap for each, a seventh of the memory is holes.
+/// heap for each, a tenth of the memory is holes.
 pub fn share_one_heap() {
     crate::sys::one_heap();
 }
